@@ -1,0 +1,44 @@
+// The CPU backend: its own thread pool, and one table of kernels chosen at run time.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/status.h"
+
+namespace quipu {
+
+enum class Isa { kScalar, kAvx2, kAvx512 };
+
+std::string_view isa_name(Isa isa);
+
+// What this machine has, as the kernels need it.
+struct CpuFeatures {
+  bool avx2 = false;     // with FMA and F16C
+  bool avx512 = false;   // F, BW, DQ, VL
+  bool avx512_vnni = false;
+  bool avx512_bf16 = false;
+  std::string model_name;
+  int logical_cpus = 0;       // usable by this process
+  std::vector<Isa> usable;    // slowest first
+};
+
+CpuFeatures detect_cpu_features();
+
+struct CpuBackendOptions {
+  int threads = 0;          // 0: one per usable core
+  std::optional<Isa> isa;   // nothing: QUIPU_ISA if set, else the best usable one
+  bool pin_threads = true;
+};
+
+// ERRORS: kInvalidArgument for an unknown or unusable instruction set (with the list of usable ones)
+// or a thread count out of range.
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options);
+
+// Bandwidth of reading a large buffer with the backend's threads. UNITS: bytes per second.
+double measure_read_bandwidth(int threads, double seconds);
+
+}  // namespace quipu
