@@ -1,0 +1,66 @@
+// BlockTable: the blocks that hold one sequence's keys and values, in order of position.
+//
+//   position   0 .. B-1   B .. 2B-1   2B .. num_tokens-1
+//   block      ref 0      ref 1       ref 2 (the tail, partly filled)
+//
+// Invariants:
+//   1. blocks().size() == ceil(capacity / block_tokens) and num_tokens <= capacity;
+//   2. every position that is still to be written lies in a block held by this table alone.
+// Appending never moves or copies what is there.
+// THREADS: engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "backend/backend.h"
+#include "kv/block_pool.h"
+
+namespace quipu {
+
+class BlockTable {
+ public:
+  explicit BlockTable(int block_tokens) : block_tokens_(block_tokens) {}
+
+  int64_t num_tokens() const { return num_tokens_; }
+  int64_t capacity() const { return static_cast<int64_t>(blocks_.size()) * block_tokens_; }
+  int num_blocks() const { return static_cast<int>(blocks_.size()); }
+  BlockId block(int index) const { return blocks_[static_cast<size_t>(index)].id(); }
+  bool block_is_shared(int index) const { return !blocks_[static_cast<size_t>(index)].unique(); }
+
+  // Blocks missing before `tokens` tokens fit. UNITS: blocks.
+  int blocks_missing(int64_t tokens) const;
+
+  // Takes blocks until `tokens` tokens fit. False, and nothing taken, when the pool has too few.
+  [[nodiscard]] bool reserve(BlockPool& pool, int64_t tokens);
+
+  // The slot of a position: block id * block_tokens + offset. REQUIRES: position < capacity().
+  int64_t slot(int64_t position) const {
+    return static_cast<int64_t>(block(static_cast<int>(position / block_tokens_)).value()) * block_tokens_ +
+           position % block_tokens_;
+  }
+
+  // Counts tokens as written. REQUIRES: they fit.
+  void append(int64_t tokens);
+
+  // Forgets all tokens from position `tokens` on and gives back blocks that hold none.
+  // REQUIRES: tokens <= num_tokens(); when `tokens` lies inside a block, that block is not shared.
+  void truncate(int64_t tokens);
+
+  // Takes over the first `tokens` tokens of `source`: whole blocks are shared; the partly matching
+  // one is copied into a new block, which the returned BlockCopy asks the backend to do before the
+  // next step. Nothing, and this table unchanged, when the pool has no block for the copy.
+  // REQUIRES: this table is empty; tokens <= source.num_tokens().
+  struct Fork {
+    std::optional<BlockCopy> copy;
+  };
+  [[nodiscard]] std::optional<Fork> fork_from(BlockPool& pool, const BlockTable& source, int64_t tokens);
+
+ private:
+  int block_tokens_;
+  int64_t num_tokens_ = 0;
+  std::vector<BlockRef> blocks_;
+};
+
+}  // namespace quipu

@@ -1,0 +1,30 @@
+#include "model/architecture.h"
+
+namespace quipu {
+
+namespace {
+
+constexpr Architecture kArchitectures[] = {
+    {"llama", "Llama 1 to 3.3, Mistral, TinyLlama, SmolLM, Yi", read_llama_config},
+    {"qwen2", "Qwen 1.5, 2 and 2.5", read_qwen2_config},
+    {"qwen3", "Qwen 3 (dense)", read_qwen3_config},
+    {"gpt2", "GPT-2", read_gpt2_config},
+    {"starcoder", "StarCoder 1 (multi-query)", read_starcoder_config},
+};
+
+}  // namespace
+
+std::span<const Architecture> all_architectures() { return kArchitectures; }
+
+Result<const Architecture*> find_architecture(const Metadata& metadata) {
+  QUIPU_ASSIGN_OR_RETURN(const std::string name, metadata.require_string("general.architecture"));
+  std::string supported;
+  for (const Architecture& architecture : kArchitectures) {
+    if (architecture.name == name) return &architecture;
+    supported += supported.empty() ? "" : ", ";
+    supported += architecture.name;
+  }
+  return make_error(ErrorCode::kUnsupported, "architecture '{}' is not supported; supported: {}", name, supported);
+}
+
+}  // namespace quipu

@@ -1,0 +1,33 @@
+// The registry of architectures. Adding one is one file that fills a ModelConfig, one line in
+// architecture.cc, and one golden test.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "format/metadata.h"
+#include "model/config.h"
+
+namespace quipu {
+
+struct Architecture {
+  std::string_view name;     // general.architecture
+  std::string_view summary;  // for `--help` and the documentation
+  Result<ModelConfig> (*read_config)(const Metadata& metadata);
+};
+
+std::span<const Architecture> all_architectures();
+
+// ERRORS: kUnsupported with the list of supported architectures; kCorruptData when the key is absent.
+Result<const Architecture*> find_architecture(const Metadata& metadata);
+
+// One reader per architecture file.
+Result<ModelConfig> read_llama_config(const Metadata& metadata);
+Result<ModelConfig> read_qwen2_config(const Metadata& metadata);
+Result<ModelConfig> read_qwen3_config(const Metadata& metadata);
+Result<ModelConfig> read_gpt2_config(const Metadata& metadata);
+Result<ModelConfig> read_starcoder_config(const Metadata& metadata);
+
+}  // namespace quipu

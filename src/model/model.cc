@@ -1,0 +1,21 @@
+#include "model/model.h"
+
+#include "model/architecture.h"
+#include "model/decoder.h"
+
+namespace quipu {
+
+Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backend, const ModelLoadOptions& options) {
+  const std::string path = file.path().string();
+  const Result<const Architecture*> architecture = find_architecture(file.metadata());
+  if (!architecture.ok()) return architecture.status().with_context(path);
+  Result<ModelConfig> config = (*architecture)->read_config(file.metadata());
+  if (!config.ok()) return config.status().with_context(path);
+  WeightLoader loader(file, backend, options.progress);
+  QUIPU_ASSIGN_OR_RETURN(DecoderWeights weights, bind_decoder_weights(file, loader, *config));
+  QUIPU_ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
+                         DecoderModel::create(backend, std::move(*config), std::move(weights), options.batch_tokens_max));
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+}  // namespace quipu
