@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -21,6 +22,9 @@ namespace quipu {
 using MetadataValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<bool>,
                                    std::vector<int64_t>, std::vector<uint64_t>, std::vector<double>,
                                    std::vector<std::string>>;
+
+// What a value is, for messages: "bool", "integer", "string", "array of 3 strings".
+std::string describe_metadata_value(const MetadataValue& value);
 
 class Metadata {
  public:
@@ -47,7 +51,13 @@ class Metadata {
   Result<std::string> require_string(std::string_view key) const;
 
  private:
+  struct KeyHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view key) const { return std::hash<std::string_view>()(key); }
+  };
+
   std::vector<std::pair<std::string, MetadataValue>> entries_;
+  std::unordered_map<std::string, size_t, KeyHash, std::equal_to<>> index_;  // key -> entry
 };
 
 }  // namespace quipu

@@ -38,7 +38,8 @@ struct TensorInfo {
   size_t bytes;      // UNITS: bytes as read() will give them
 };
 
-// A tensor's bytes: a view into the file, or bytes converted on the way in.
+// A tensor's bytes: a view into the file, or bytes converted on the way in. Either way the data
+// is aligned for its element (4 bytes for f32, 2 for all others).
 struct TensorData {
   TensorView view;
   AlignedBuffer owned;  // empty when the view points into the file

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace quipu {
@@ -45,7 +46,10 @@ std::optional<DType> dtype_from_gguf_id(uint32_t id);
 std::optional<DType> dtype_from_name(std::string_view name);
 
 // The name of any GGUF type id, supported or not ("iq2_xxs"; "type 77" when unknown): for errors.
-std::string_view gguf_type_name(uint32_t id);
+std::string gguf_type_name(uint32_t id);
+
+// "f32, f16, bf16, ...": for errors.
+std::string supported_dtype_names();
 
 // UNITS: bytes of one row. REQUIRES: elements is a multiple of the type's block.
 size_t row_bytes(DType dtype, size_t elements);

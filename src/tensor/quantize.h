@@ -9,6 +9,7 @@
 #include <span>
 
 #include "tensor/dtype.h"
+#include "tensor/half.h"  // f16_to_f32, f32_to_f16, bf16_to_f32, f32_to_bf16
 
 namespace quipu {
 
@@ -17,13 +18,8 @@ namespace quipu {
 void dequantize_row(DType dtype, const std::byte* row, std::span<float> out);
 
 // SHAPE: values: [elements] f32; row: row_bytes(dtype, elements) bytes.
-// REQUIRES: as above. Non-finite values quantise as 0.
+// REQUIRES: as above. Non-finite values quantise as 0 (plain types keep
+// them as they are).
 void quantize_row(DType dtype, std::span<const float> values, std::byte* row);
-
-// Scalar conversions, round to nearest even.
-float f16_to_f32(uint16_t bits);
-uint16_t f32_to_f16(float value);
-float bf16_to_f32(uint16_t bits);
-uint16_t f32_to_bf16(float value);
 
 }  // namespace quipu
