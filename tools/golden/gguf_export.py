@@ -1,8 +1,9 @@
 """Writes a small GGUF file from the reference implementation's weights, and gives back the weights
 that a reader will see.
 
-Names, row order and metadata follow what llama.cpp's converter writes, stated here from the format's
-description and not shared with quipu's own reader: agreement between the two is the test.
+Names, row order and metadata follow what llama.cpp's converter writes, stated here from the
+description of the format and not shared with quipu's own reader: agreement between the two is the
+test.
 """
 
 import re
@@ -105,7 +106,10 @@ def _add_metadata(writer, config):
     gpt2 = config["model_type"] in ("gpt2", "gpt_bigcode")
     hidden = config["n_embd" if gpt2 else "hidden_size"]
     heads = config["n_head" if gpt2 else "num_attention_heads"]
-    kv_heads = (1 if config.get("multi_query") else heads) if gpt2 else config["num_key_value_heads"]
+    if gpt2:
+        kv_heads = 1 if config.get("multi_query") else heads
+    else:
+        kv_heads = config["num_key_value_heads"]
     writer.add_name(f"golden {arch}")
     writer.add_context_length(config["n_positions" if gpt2 else "max_position_embeddings"])
     writer.add_embedding_length(hidden)

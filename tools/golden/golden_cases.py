@@ -42,7 +42,7 @@ def _gpt2(**changes):
     config = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
         "activation_function": "gelu_new", "n_embd": 48, "n_head": 4, "n_layer": 2,
-        "n_positions": 64, "n_ctx": 64, "layer_norm_epsilon": 1e-5, "vocab_size": 211,
+        "n_positions": 128, "n_ctx": 128, "layer_norm_epsilon": 1e-5, "vocab_size": 211,
         "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "bfloat16",
     }
     config.update(changes)
@@ -62,9 +62,9 @@ def _bigcode(**changes):
 # `published_names`: the way gpt2's own files name tensors, without "transformer." and with the
 # causal masks among the weights.
 HF_CASES = {
-    "llama-gqa3-d64": dict(config=_llama(hidden_size=96, intermediate_size=64, num_attention_heads=3,
-                                         num_key_value_heads=1, head_dim=64,
-                                         num_hidden_layers=1)),
+    "llama-gqa3-d64": dict(config=_llama(
+        hidden_size=96, intermediate_size=64, num_hidden_layers=1, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=64)),
     "llama-gqa8-d128-tied": dict(config=_llama(
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8,
         num_key_value_heads=1, head_dim=128, vocab_size=499, tie_word_embeddings=True)),
@@ -127,15 +127,15 @@ GGUF_CASES = {
     "llama-q8_0": dict(config=_llama(), scheme="q8_0"),
     "qwen2-q8_0": dict(config=_qwen2(), scheme="q8_0"),
     "qwen3-q8_0": dict(config=_qwen3(head_dim=64), scheme="q8_0"),
-    "gpt2-q8_0": dict(config=_gpt2(n_embd=64), scheme="q8_0"),
-    "starcoder-q8_0": dict(config=_bigcode(n_embd=64), scheme="q8_0"),
+    "gpt2-q8_0": dict(config=_gpt2(n_embd=64, n_positions=64), scheme="q8_0"),
+    "starcoder-q8_0": dict(config=_bigcode(n_embd=64, n_positions=64), scheme="q8_0"),
     "llama-q4_k": dict(config=_llama(**_WIDE), scheme="q4_k"),
     "qwen2-q4_k": dict(config=_qwen2(**_WIDE), scheme="q4_k"),
     "qwen3-q4_k": dict(config=_qwen3(**(_WIDE | dict(head_dim=128, num_attention_heads=2))),
                        scheme="q4_k"),
-    "gpt2-q4_k": dict(config=_gpt2(n_embd=256, n_inner=256, n_layer=1, vocab_size=67),
-                      scheme="q4_k"),
-    "starcoder-q4_k": dict(config=_bigcode(n_embd=256, n_inner=256, n_layer=1, vocab_size=67),
-                           scheme="q4_k"),
+    "gpt2-q4_k": dict(config=_gpt2(n_embd=256, n_inner=256, n_layer=1, vocab_size=67,
+                                   n_positions=64), scheme="q4_k"),
+    "starcoder-q4_k": dict(config=_bigcode(n_embd=256, n_inner=256, n_layer=1, vocab_size=67,
+                                           n_positions=64), scheme="q4_k"),
     "llama-every-type": dict(config=_llama(**_WIDE), scheme="mixed"),
 }
