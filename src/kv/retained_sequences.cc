@@ -17,11 +17,11 @@ int64_t common_prefix(std::span<const TokenId> a, std::span<const TokenId> b) {
 std::optional<RetainedSequences::Match> RetainedSequences::find(std::span<const TokenId> tokens) {
   Entry* best = nullptr;
   int64_t best_tokens = 0;
-  for (Entry& entry : entries_) {
-    const int64_t matched = std::min(common_prefix(entry.tokens, tokens), entry.table.num_tokens());
+  for (const auto& entry : entries_) {
+    const int64_t matched = std::min(common_prefix(entry->tokens, tokens), entry->table.num_tokens());
     if (matched > best_tokens) {
       best_tokens = matched;
-      best = &entry;
+      best = entry.get();
     }
   }
   if (best == nullptr) return std::nullopt;
@@ -34,28 +34,27 @@ void RetainedSequences::retain(std::vector<TokenId> tokens, BlockTable table) {
               tokens.size(), table.num_tokens());
   tokens.resize(static_cast<size_t>(table.num_tokens()));
   if (tokens.empty()) return;
-  for (Entry& entry : entries_) {
-    const size_t common = static_cast<size_t>(common_prefix(entry.tokens, tokens));
+  for (const auto& entry : entries_) {
+    const size_t common = static_cast<size_t>(common_prefix(entry->tokens, tokens));
     if (common == tokens.size()) {  // already there, perhaps longer
-      entry.last_use = ++uses_;
+      entry->last_use = ++uses_;
       return;
     }
   }
-  std::erase_if(entries_, [&](const Entry& entry) {
-    return static_cast<size_t>(common_prefix(entry.tokens, tokens)) == entry.tokens.size();
+  std::erase_if(entries_, [&](const auto& entry) {
+    return static_cast<size_t>(common_prefix(entry->tokens, tokens)) == entry->tokens.size();
   });
-  entries_.push_back({std::move(tokens), std::move(table), ++uses_});
+  entries_.push_back(std::make_unique<Entry>(std::move(tokens), std::move(table), ++uses_));
 }
 
 bool RetainedSequences::evict_one(const BlockTable* except) {
   auto victim = entries_.end();
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
-    if (&it->table == except) continue;
-    if (victim == entries_.end() || it->last_use < victim->last_use) victim = it;
+    if (&(*it)->table == except) continue;
+    if (victim == entries_.end() || (*it)->last_use < (*victim)->last_use) victim = it;
   }
   if (victim == entries_.end()) return false;
-  if (victim != entries_.end() - 1) std::swap(*victim, entries_.back());
-  entries_.pop_back();
+  entries_.erase(victim);
   return true;
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -23,7 +24,7 @@ namespace quipu {
 class RetainedSequences {
  public:
   struct Match {
-    const BlockTable* table = nullptr;  // valid until the next call that changes the collection
+    const BlockTable* table = nullptr;  // valid until this sequence is evicted or folded
     int64_t tokens = 0;                 // UNITS: tokens of the common prefix that are cached
   };
 
@@ -42,12 +43,14 @@ class RetainedSequences {
 
  private:
   struct Entry {
+    Entry(std::vector<TokenId> ids, BlockTable blocks, uint64_t use)
+        : tokens(std::move(ids)), table(std::move(blocks)), last_use(use) {}
     std::vector<TokenId> tokens;
     BlockTable table;
-    uint64_t last_use = 0;
+    uint64_t last_use;
   };
 
-  std::vector<Entry> entries_;
+  std::vector<std::unique_ptr<Entry>> entries_;  // pointers: a match stays where it is
   uint64_t uses_ = 0;
 };
 

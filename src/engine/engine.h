@@ -1,0 +1,66 @@
+// Engine: requests in, token events out, one step at a time.
+//
+//   submit() -> [ plan -> copies -> forward -> sample -> commit ] -> events
+//
+// Every accepted request ends with exactly one event whose `finish` is set. The engine knows token
+// ids only; text, templates and stop strings live in app/.
+// THREADS: one thread, the engine thread, calls everything here.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "engine/kv_storage.h"
+#include "engine/model_runner.h"
+#include "engine/scheduler.h"
+#include "model/model.h"
+
+namespace quipu {
+
+struct EngineConfig {
+  int64_t context_length = 0;     // 0: the model's
+  KvFormat kv_format = KvFormat::kBF16;
+  int block_tokens = kDefaultBlockTokens;
+  uint64_t kv_bytes = 0;          // REQUIRES: at least one block; app/ chooses and says it
+  int prefill_chunk_max = 512;
+  int sequences_max = 64;
+  bool keep_kv = true;            // SchedulerConfig::keep_kv
+};
+
+class Engine {
+ public:
+  // OWNS: nothing given; model, backend and clock must outlive the engine.
+  // ERRORS: kInvalidArgument (context or memory out of range, with the numbers), kResourceExhausted.
+  static Result<std::unique_ptr<Engine>> create(Model& model, Backend& backend, const EngineConfig& config,
+                                                const Clock& clock);
+
+  // ERRORS: as Scheduler::submit(); also kInvalidArgument for a token id outside the vocabulary.
+  Status submit(Request request);
+  bool cancel(RequestId id) { return scheduler_.cancel(id); }
+  bool has_work() const { return scheduler_.has_work(); }
+
+  // Computes one step. SHAPE: result: what happened, valid until the next step().
+  std::span<const StepEvent> step();
+
+  const Scheduler& scheduler() const { return scheduler_; }
+  Scheduler& scheduler() { return scheduler_; }
+  const KvStorage& kv() const { return storage_; }
+  const Model& model() const { return model_; }
+
+ private:
+  Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config, const Clock& clock);
+
+  Model& model_;
+  KvStorage storage_;
+  Scheduler scheduler_;
+  ModelRunner runner_;
+  StepPlan plan_;
+  std::vector<StepEvent> events_;
+};
+
+// The cache's spec for a model. UNITS: bytes inside.
+KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
+
+}  // namespace quipu

@@ -1,0 +1,54 @@
+// Request: what a caller asks for, immutable once submitted. Token ids only; text lives above.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/strong_id.h"
+#include "sample/sampling_params.h"
+
+namespace quipu {
+
+enum class FinishReason {
+  kNone,         // still running
+  kStop,         // a stop token
+  kLength,       // max_tokens
+  kContextFull,  // the model's context, or the KV pool, holds no more
+  kCancelled,
+};
+
+// OpenAI's names: "stop", "length" (also for a full context), "cancelled".
+std::string_view finish_reason_name(FinishReason reason);
+
+// Which positions' logits the caller wants to see.
+enum class LogitsWanted { kNone, kSampled, kAll };
+
+// SHAPE: logits: [vocab_size], of the token that follows `position`; valid during the call.
+using LogitsObserver = std::function<void(int64_t position, std::span<const float> logits)>;
+
+struct Request {
+  RequestId id;
+  std::vector<TokenId> prompt;  // REQUIRES: not empty
+  SamplingParams sampling;
+  int64_t max_tokens = 0;              // output tokens; 0: only compute the prompt
+  std::vector<TokenId> stop_tokens;    // end the output; they are not part of it
+  LogitsWanted logits_wanted = LogitsWanted::kNone;
+  LogitsObserver on_logits;            // called on the engine thread, once per wanted position, in order
+};
+
+// What happened to a request, filled as it goes. UNITS: tokens, ns of the engine's clock.
+struct RequestStats {
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t cached_tokens = 0;  // prompt tokens whose keys and values were already there
+  int preemptions = 0;
+  int64_t submitted_ns = 0;
+  int64_t started_ns = 0;      // first scheduled
+  int64_t first_token_ns = 0;  // prompt computed
+  int64_t finished_ns = 0;
+};
+
+}  // namespace quipu

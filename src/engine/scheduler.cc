@@ -1,0 +1,241 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+
+namespace quipu {
+
+std::string_view finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone: return "none";
+    case FinishReason::kStop: return "stop";
+    case FinishReason::kLength:
+    case FinishReason::kContextFull: return "length";
+    case FinishReason::kCancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+Scheduler::Scheduler(const SchedulerConfig& config, int total_blocks, const Clock& clock)
+    : config_(config),
+      clock_(clock),
+      pool_(total_blocks),
+      token_limit_(std::min<int64_t>(config.context_length, int64_t{total_blocks} * config.block_tokens)) {
+  QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 && config.sequences_max > 0 &&
+                  config.logit_rows_max > 0 && config.context_length > 0,
+              "scheduler limits must be positive");
+}
+
+Status Scheduler::submit(Request request) {
+  QUIPU_RETURN_IF_ERROR(request.sampling.validate());
+  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  if (prompt_tokens == 0) return make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  const int64_t needed = prompt_tokens + (request.max_tokens > 0 ? 1 : 0);
+  if (needed > config_.context_length) {
+    return make_error(ErrorCode::kResourceExhausted,
+                      "the prompt has {} tokens and the context holds {}{}; shorten the prompt or raise --ctx-size",
+                      prompt_tokens, config_.context_length, request.max_tokens > 0 ? " with at least one of output" : "");
+  }
+  if (needed > token_limit_) {
+    return make_error(ErrorCode::kResourceExhausted,
+                      "the prompt has {} tokens and the KV cache holds {} ({} blocks of {}); raise --kv-memory",
+                      prompt_tokens, token_limit_, pool_.total_blocks(), config_.block_tokens);
+  }
+  auto sequence = std::make_unique<Sequence>(std::move(request), config_.block_tokens);
+  sequence->stats.submitted_ns = clock_.now_ns();
+  waiting_.push_back(std::move(sequence));
+  return Status::ok_status();
+}
+
+bool Scheduler::cancel(RequestId id) {
+  const auto matches = [&](const std::unique_ptr<Sequence>& sequence) { return sequence->request.id == id; };
+  if (const auto it = std::find_if(waiting_.begin(), waiting_.end(), matches); it != waiting_.end()) {
+    std::unique_ptr<Sequence> sequence = std::move(*it);
+    waiting_.erase(it);
+    cancelled_.push_back(finish(std::move(sequence), FinishReason::kCancelled));
+    return true;
+  }
+  if (const auto it = std::find_if(running_.begin(), running_.end(), matches); it != running_.end()) {
+    std::unique_ptr<Sequence> sequence = std::move(*it);
+    running_.erase(it);
+    cancelled_.push_back(finish(std::move(sequence), FinishReason::kCancelled));
+    return true;
+  }
+  return false;
+}
+
+void Scheduler::take_cancelled(std::vector<StepEvent>& events) {
+  std::move(cancelled_.begin(), cancelled_.end(), std::back_inserter(events));
+  cancelled_.clear();
+}
+
+void Scheduler::plan(StepPlan& plan) {
+  plan.clear();
+  int budget = config_.batch_tokens_max;
+  schedule_running(plan, budget, /*decoding=*/true);
+  schedule_running(plan, budget, /*decoding=*/false);
+  admit_waiting(plan, budget);
+  QUIPU_CHECK(!plan.empty() || !has_work(), "{} running and {} waiting sequences cannot move", num_running(), num_waiting());
+}
+
+// Gives budget to running sequences: those one token behind, or those further behind.
+void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
+  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
+    Sequence& sequence = *running_[i];
+    const bool one_behind = sequence.num_tokens() - sequence.num_computed_tokens() == 1;
+    if (one_behind != decoding) continue;
+    const int count = chunk_for(sequence, budget);
+    const int64_t end = sequence.num_computed_tokens() + count;
+    bool fits = sequence.table.reserve(pool_, end);
+    while (!fits) {
+      const bool made_room = make_room(sequence.table.blocks_missing(end), nullptr) || preempt_last(sequence, plan);
+      if (!made_room) break;
+      fits = sequence.table.reserve(pool_, end);
+    }
+    if (!fits) continue;  // it preempted itself, or waits for those before it
+    plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
+    budget -= count;
+  }
+}
+
+void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
+  while (budget > 0 && !waiting_.empty() && num_running() < config_.sequences_max) {
+    if (!start(*waiting_.front(), plan)) return;  // first come, first served
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    Sequence& sequence = *running_.back();
+    const int count = chunk_for(sequence, budget);
+    const bool reserved = sequence.table.reserve(pool_, sequence.num_computed_tokens() + count);
+    QUIPU_CHECK(reserved, "start() promised room for {} tokens", sequence.num_tokens());
+    plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
+    budget -= count;
+  }
+}
+
+// Finds what is cached of a waiting sequence and makes room for the rest of it. False when it must
+// wait for running sequences to end; it then holds no block.
+bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
+  const size_t copies_before = plan.copies.size();
+  reuse_prefix(sequence, plan);
+  const int missing = sequence.table.blocks_missing(sequence.num_tokens());
+  if (pool_.free_blocks() < missing && !make_room(missing, nullptr)) {
+    sequence.table.truncate(0);
+    plan.copies.resize(copies_before);
+    return false;
+  }
+  if (sequence.stats.started_ns == 0) {
+    sequence.stats.started_ns = clock_.now_ns();
+    sequence.stats.cached_tokens = sequence.num_computed_tokens();
+  }
+  return true;
+}
+
+void Scheduler::reuse_prefix(Sequence& sequence, StepPlan& plan) {
+  if (!config_.keep_kv || sequence.request.logits_wanted == LogitsWanted::kAll) return;
+  const std::optional<RetainedSequences::Match> match = retained_.find(sequence.tokens);
+  if (!match.has_value()) return;
+  // At least the last token is computed: its logits are needed.
+  const int64_t reused = std::min(match->tokens, sequence.num_tokens() - 1);
+  if (reused == 0) return;
+  std::optional<BlockTable::Fork> fork = sequence.table.fork_from(pool_, *match->table, reused);
+  if (!fork.has_value() && make_room(1, match->table)) fork = sequence.table.fork_from(pool_, *match->table, reused);
+  if (fork.has_value() && fork->copy.has_value()) plan.copies.push_back(*fork->copy);
+}
+
+int Scheduler::chunk_for(const Sequence& sequence, int budget) const {
+  int limit = std::min(budget, config_.prefill_chunk_max);
+  if (sequence.request.logits_wanted == LogitsWanted::kAll) limit = std::min(limit, config_.logit_rows_max);
+  return static_cast<int>(std::min<int64_t>(limit, sequence.num_tokens() - sequence.num_computed_tokens()));
+}
+
+// Drops finished sequences until `blocks` blocks are free. `keep` is a table that must stay.
+bool Scheduler::make_room(int blocks, const BlockTable* keep) {
+  while (pool_.free_blocks() < blocks) {
+    if (!retained_.evict_one(keep)) return false;
+  }
+  return true;
+}
+
+// Sends the running sequence that arrived last back to the queue, out of this step's plan too.
+// False when that is `needy` itself.
+bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
+  Sequence& victim = *running_.back();
+  std::erase_if(plan.sequences, [&](const ScheduledSequence& s) { return s.sequence == &victim; });
+  const bool preempts_itself = &victim == &needy;
+  victim.table.truncate(0);
+  ++victim.stats.preemptions;
+  waiting_.push_front(std::move(running_.back()));
+  running_.pop_back();
+  return !preempts_itself;
+}
+
+void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_tokens, std::vector<StepEvent>& events) {
+  QUIPU_CHECK(next_tokens.size() == plan.sequences.size(), "{} tokens for {} sequences", next_tokens.size(), plan.sequences.size());
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const ScheduledSequence& scheduled = plan.sequences[i];
+    Sequence& sequence = *scheduled.sequence;
+    const bool reaches_end = scheduled.reaches_end();
+    sequence.table.append(scheduled.num_tokens);
+    if (!reaches_end) continue;
+    if (sequence.stats.first_token_ns == 0) sequence.stats.first_token_ns = clock_.now_ns();
+
+    StepEvent event;
+    event.id = sequence.request.id;
+    if (sequence.request.max_tokens == 0) {
+      event.finish = FinishReason::kLength;
+    } else {
+      event.finish = finish_reason_after(sequence, next_tokens[i]);
+      if (event.finish != FinishReason::kStop) {
+        event.token = next_tokens[i];
+        sequence.tokens.push_back(next_tokens[i]);
+        sequence.sampler.accept(next_tokens[i]);
+        ++sequence.stats.completion_tokens;
+      }
+    }
+    if (event.finish != FinishReason::kNone) {
+      const auto it = std::find_if(running_.begin(), running_.end(), [&](const auto& other) { return other.get() == &sequence; });
+      std::unique_ptr<Sequence> finished = std::move(*it);
+      running_.erase(it);
+      const std::optional<TokenId> token = event.token;
+      event = finish(std::move(finished), event.finish);
+      event.token = token;
+    } else if (!config_.keep_kv) {
+      sequence.table.truncate(0);
+    }
+    events.push_back(std::move(event));
+  }
+}
+
+// Why the output ends when `token` is chosen next. A stop token is not part of the output.
+FinishReason Scheduler::finish_reason_after(const Sequence& sequence, TokenId token) const {
+  const std::vector<TokenId>& stops = sequence.request.stop_tokens;
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
+  if (sequence.num_output_tokens() + 1 >= sequence.request.max_tokens) return FinishReason::kLength;
+  if (sequence.num_tokens() + 1 >= token_limit_) return FinishReason::kContextFull;
+  return FinishReason::kNone;
+}
+
+StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason reason) {
+  sequence->stats.finished_ns = clock_.now_ns();
+  StepEvent event;
+  event.id = sequence->request.id;
+  event.finish = reason;
+  event.stats = sequence->stats;
+  if (config_.keep_kv) retained_.retain(std::move(sequence->tokens), std::move(sequence->table));
+  return event;
+}
+
+void Scheduler::check_invariants() const {
+  pool_.check_invariants();
+  for (const auto& sequence : waiting_) {
+    QUIPU_CHECK(sequence->table.num_blocks() == 0, "waiting request {} holds {} blocks", sequence->request.id.value(),
+                sequence->table.num_blocks());
+  }
+  for (const auto& sequence : running_) {
+    QUIPU_CHECK(sequence->num_computed_tokens() < sequence->num_tokens(), "request {} has nothing to compute",
+                sequence->request.id.value());
+    QUIPU_CHECK(sequence->num_tokens() <= token_limit_, "request {} has {} tokens of {}", sequence->request.id.value(),
+                sequence->num_tokens(), token_limit_);
+  }
+}
+
+}  // namespace quipu

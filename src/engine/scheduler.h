@@ -1,0 +1,130 @@
+// Scheduler: decides, step by step, which tokens of which sequences are computed.
+//
+// One token budget per step; sequences that are one token behind come first (decode), then those
+// further behind (prefill, in chunks), then new ones in order of arrival. When blocks run out,
+// finished sequences' blocks go first; then the running sequence that arrived last is preempted: it
+// gives its blocks back and is recomputed later. No request is lost: each ends with exactly one
+// finish reason. plan() and commit() are the only places that change sequences and blocks, and they
+// touch no KV byte.
+//
+// Invariants (check_invariants):
+//   1. every sequence is either waiting or running; a waiting one holds no block;
+//   2. between steps, a running sequence has num_computed_tokens < num_tokens <= token_limit;
+//   3. the pool's own invariants.
+// THREADS: engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "engine/request.h"
+#include "engine/sequence.h"
+#include "kv/block_pool.h"
+#include "kv/retained_sequences.h"
+
+namespace quipu {
+
+struct SchedulerConfig {
+  int batch_tokens_max = 512;   // tokens per step, all sequences together
+  int prefill_chunk_max = 512;  // tokens per step of one sequence
+  int logit_rows_max = 64;      // per step, for sequences that want all logits
+  int sequences_max = 64;       // running at once
+  int block_tokens = 32;
+  int64_t context_length = 0;   // of the model
+  // False: nothing computed is kept from one step to the next (the textbook baseline without a KV
+  // cache); every step recomputes the whole sequence.
+  bool keep_kv = true;
+};
+
+// One sequence's share of a step: tokens [first_position, first_position + num_tokens).
+struct ScheduledSequence {
+  Sequence* sequence = nullptr;
+  int64_t first_position = 0;
+  int num_tokens = 0;
+
+  // Its last token is the sequence's last: its logits choose the next token.
+  bool reaches_end() const { return first_position + num_tokens == sequence->num_tokens(); }
+};
+
+struct StepPlan {
+  std::vector<ScheduledSequence> sequences;
+  std::vector<BlockCopy> copies;  // to be done before the step computes
+  bool empty() const { return sequences.empty(); }
+  void clear() {
+    sequences.clear();
+    copies.clear();
+  }
+};
+
+// What a step did to a request.
+struct StepEvent {
+  RequestId id;
+  std::optional<TokenId> token;  // a new output token
+  FinishReason finish = FinishReason::kNone;
+  RequestStats stats;            // complete when finish is set
+};
+
+class Scheduler {
+ public:
+  Scheduler(const SchedulerConfig& config, int total_blocks, const Clock& clock);
+
+  // ERRORS: kInvalidArgument (empty prompt, sampling out of range); kResourceExhausted with the
+  // numbers when the prompt can never fit the context or the pool.
+  Status submit(Request request);
+
+  // Ends a request early; its kCancelled event comes out of the next take_cancelled().
+  // False when there is no such request (it may just have ended).
+  bool cancel(RequestId id);
+
+  bool has_work() const { return !running_.empty() || !waiting_.empty(); }
+
+  // Fills `plan` with the next step. Empty only when there is no work.
+  void plan(StepPlan& plan);
+
+  // Takes the step's outcome. SHAPE: next_tokens: one entry per planned sequence; read only where
+  // reaches_end() and the request wants output. Events are appended.
+  void commit(const StepPlan& plan, std::span<const TokenId> next_tokens, std::vector<StepEvent>& events);
+
+  // Moves the events of cancelled requests into `events`.
+  void take_cancelled(std::vector<StepEvent>& events);
+
+  // The most tokens a sequence may have: the model's context or the whole pool. UNITS: tokens.
+  int64_t token_limit() const { return token_limit_; }
+  const BlockPool& pool() const { return pool_; }
+  int num_running() const { return static_cast<int>(running_.size()); }
+  int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  // Forgets what finished sequences left behind.
+  void clear_retained() { retained_.clear(); }
+
+  void check_invariants() const;
+
+ private:
+  using SequenceList = std::vector<std::unique_ptr<Sequence>>;
+
+  void schedule_running(StepPlan& plan, int& budget, bool decoding);
+  void admit_waiting(StepPlan& plan, int& budget);
+  bool start(Sequence& sequence, StepPlan& plan);
+  void reuse_prefix(Sequence& sequence, StepPlan& plan);
+  int chunk_for(const Sequence& sequence, int budget) const;
+  bool make_room(int blocks, const BlockTable* keep);
+  bool preempt_last(const Sequence& needy, StepPlan& plan);
+  FinishReason finish_reason_after(const Sequence& sequence, TokenId token) const;
+  StepEvent finish(std::unique_ptr<Sequence> sequence, FinishReason reason);
+
+  SchedulerConfig config_;
+  const Clock& clock_;
+  BlockPool pool_;
+  RetainedSequences retained_;  // after pool_: its blocks go back before the pool ends
+  int64_t token_limit_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  SequenceList running_;  // in order of arrival
+  std::vector<StepEvent> cancelled_;
+};
+
+}  // namespace quipu

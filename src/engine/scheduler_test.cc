@@ -1,0 +1,197 @@
+// Simulation of the scheduler with a fake model: the next token is a function of the tokens before
+// it, so that a preempted, resumed or reused sequence must give the same output as an undisturbed one.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <vector>
+
+#include "base/random.h"
+#include "engine/scheduler.h"
+
+namespace quipu {
+namespace {
+
+constexpr int kBlockTokens = 16;
+
+TokenId fake_next(std::span<const TokenId> tokens) {
+  uint64_t hash = 1469598103934665603ull;
+  for (const TokenId token : tokens) hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211ull;
+  return static_cast<TokenId>(hash >> 40) % 50;
+}
+
+// A model whose "keys and values" are the token ids themselves, kept per slot: every token that a
+// step does not compute must be found where the block table says.
+class FakeModel {
+ public:
+  explicit FakeModel(int blocks) : slots_(static_cast<size_t>(blocks) * kBlockTokens, -1) {}
+
+  std::vector<TokenId> run(const StepPlan& plan) {
+    for (const BlockCopy& copy : plan.copies) {
+      std::copy_n(slots_.begin() + copy.from.value() * kBlockTokens, kBlockTokens, slots_.begin() + copy.to.value() * kBlockTokens);
+    }
+    std::vector<TokenId> next;
+    for (const ScheduledSequence& scheduled : plan.sequences) {
+      const Sequence& sequence = *scheduled.sequence;
+      EXPECT_EQ(scheduled.first_position, sequence.num_computed_tokens());
+      for (int64_t p = 0; p < scheduled.first_position + scheduled.num_tokens; ++p) {
+        TokenId& slot = slots_[static_cast<size_t>(sequence.table.slot(p))];
+        if (p >= scheduled.first_position) slot = sequence.tokens[static_cast<size_t>(p)];
+        EXPECT_EQ(slot, sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
+      }
+      next.push_back(fake_next(sequence.tokens));
+    }
+    return next;
+  }
+
+ private:
+  std::vector<TokenId> slots_;
+};
+
+std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_tokens, int64_t limit, TokenId stop) {
+  std::vector<TokenId> output;
+  while (static_cast<int64_t>(output.size()) < max_tokens && static_cast<int64_t>(tokens.size()) < limit) {
+    const TokenId next = fake_next(tokens);
+    if (next == stop) break;
+    tokens.push_back(next);
+    output.push_back(next);
+  }
+  return output;
+}
+
+struct Simulation {
+  Simulation(const SchedulerConfig& config, int blocks) : scheduler(config, blocks, clock), model(blocks) {}
+
+  void step() {
+    scheduler.plan(plan);
+    int tokens = 0;
+    for (const ScheduledSequence& scheduled : plan.sequences) tokens += scheduled.num_tokens;
+    largest_step = std::max(largest_step, tokens);
+    std::vector<StepEvent> events;
+    scheduler.take_cancelled(events);
+    if (!plan.empty()) scheduler.commit(plan, model.run(plan), events);
+    for (const StepEvent& event : events) {
+      if (event.token) outputs[event.id.value()].push_back(*event.token);
+      if (event.finish == FinishReason::kNone) continue;
+      EXPECT_FALSE(finished.contains(event.id.value())) << "two terminal events";
+      finished[event.id.value()] = event;
+    }
+    scheduler.check_invariants();
+  }
+
+  FakeClock clock;
+  Scheduler scheduler;
+  FakeModel model;
+  StepPlan plan;
+  std::map<int64_t, std::vector<TokenId>> outputs;
+  std::map<int64_t, StepEvent> finished;
+  int largest_step = 0;
+};
+
+SchedulerConfig small_config() {
+  return {.batch_tokens_max = 24, .prefill_chunk_max = 16, .sequences_max = 5, .block_tokens = kBlockTokens, .context_length = 120};
+}
+
+Request make_request(int64_t id, std::vector<TokenId> prompt, int64_t max_tokens) {
+  Request request;
+  request.id = RequestId(id);
+  request.prompt = std::move(prompt);
+  request.sampling.temperature = 0;
+  request.max_tokens = max_tokens;
+  request.stop_tokens = {7};
+  return request;
+}
+
+class SchedulerSimulation : public testing::TestWithParam<bool> {};
+
+// Many requests with shared beginnings in a pool that is far too small: preemptions, reuse, and
+// cancellations, and still every request gives the undisturbed output and one terminal event.
+TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
+  SchedulerConfig config = small_config();
+  config.keep_kv = GetParam();
+  constexpr int kBlocks = 12;
+  Simulation simulation(config, kBlocks);
+  Random random(GetParam() ? 21 : 22);
+  std::map<int64_t, Request> asked;
+  std::map<int64_t, bool> cancelled;
+  int preemptions = 0;
+  const int rounds = 4000;
+  for (int64_t round = 0; round < rounds; ++round) {
+    if (random.next_below(4) == 0 && simulation.scheduler.num_waiting() < 20) {
+      std::vector<TokenId> prompt;
+      const uint64_t family = random.next_below(3);
+      for (uint64_t n = 1 + random.next_below(70); n > 0; --n) {
+        prompt.push_back(static_cast<TokenId>((n + family * 17) % 40));
+      }
+      if (random.next_below(2)) std::reverse(prompt.begin(), prompt.end());
+      Request request = make_request(round, prompt, static_cast<int64_t>(random.next_below(60)));
+      asked.emplace(round, request);
+      ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+    }
+    if (random.next_below(40) == 0 && !asked.empty()) {
+      auto it = asked.begin();
+      std::advance(it, static_cast<ptrdiff_t>(random.next_below(asked.size())));
+      if (!simulation.finished.contains(it->first) && simulation.scheduler.cancel(RequestId(it->first))) cancelled[it->first] = true;
+    }
+    simulation.step();
+  }
+  while (simulation.scheduler.has_work()) simulation.step();
+  simulation.step();  // delivers a last cancellation
+  EXPECT_LE(simulation.largest_step, config.batch_tokens_max);
+  ASSERT_EQ(simulation.finished.size(), asked.size());
+  for (const auto& [id, request] : asked) {
+    const StepEvent& end = simulation.finished.at(id);
+    preemptions += end.stats.preemptions;
+    std::vector<TokenId> expected = expected_output(request.prompt, request.max_tokens, simulation.scheduler.token_limit(), 7);
+    const std::vector<TokenId>& got = simulation.outputs[id];
+    if (cancelled.contains(id)) {
+      EXPECT_EQ(end.finish, FinishReason::kCancelled);
+      ASSERT_LE(got.size(), expected.size());
+      expected.resize(got.size());
+    }
+    EXPECT_EQ(got, expected) << "request " << id;
+  }
+  EXPECT_GT(preemptions, 0);
+  simulation.scheduler.clear_retained();
+  EXPECT_EQ(simulation.scheduler.pool().free_blocks(), kBlocks);
+}
+
+INSTANTIATE_TEST_SUITE_P(KvCache, SchedulerSimulation, testing::Values(true, false),
+                         [](const auto& test) { return test.param ? "on" : "off"; });
+
+TEST(Scheduler, ASecondEqualPromptReusesAllButItsLastToken) {
+  Simulation simulation(small_config(), 20);
+  std::vector<TokenId> prompt(50, 3);
+  for (int64_t id = 0; id < 2; ++id) {
+    ASSERT_TRUE(simulation.scheduler.submit(make_request(id, prompt, 5)).ok());
+    while (simulation.scheduler.has_work()) simulation.step();
+  }
+  EXPECT_EQ(simulation.finished.at(0).stats.cached_tokens, 0);
+  EXPECT_EQ(simulation.finished.at(1).stats.cached_tokens, 49);
+  EXPECT_EQ(simulation.outputs[0], simulation.outputs[1]);
+}
+
+TEST(Scheduler, RefusesWhatCanNeverFitWithTheNumbers) {
+  Simulation simulation(small_config(), 4);  // 64 tokens of memory, 120 of context
+  const Status too_long = simulation.scheduler.submit(make_request(1, std::vector<TokenId>(121, 1), 1));
+  EXPECT_EQ(too_long.code(), ErrorCode::kResourceExhausted);
+  EXPECT_NE(too_long.message().find("121"), std::string::npos);
+  const Status too_big = simulation.scheduler.submit(make_request(2, std::vector<TokenId>(65, 1), 1));
+  EXPECT_NE(too_big.message().find("--kv-memory"), std::string::npos);
+  EXPECT_EQ(simulation.scheduler.submit(make_request(3, {}, 1)).code(), ErrorCode::kInvalidArgument);
+  EXPECT_FALSE(simulation.scheduler.has_work());
+}
+
+TEST(Scheduler, SaysWhenTheContextIsFull) {
+  SchedulerConfig config = small_config();
+  config.context_length = 20;
+  Simulation simulation(config, 20);
+  Request request = make_request(1, std::vector<TokenId>(10, 1), 100);
+  request.stop_tokens = {};
+  ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  while (simulation.scheduler.has_work()) simulation.step();
+  EXPECT_EQ(simulation.finished.at(1).finish, FinishReason::kContextFull);
+  EXPECT_EQ(simulation.outputs[1].size(), 10u);
+}
+
+}  // namespace
+}  // namespace quipu

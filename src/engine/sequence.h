@@ -1,0 +1,39 @@
+// Sequence: the mutable progress of one request.
+//
+//   tokens   | prompt ............ | output ...... |
+//            0        num_computed_tokens   num_tokens
+//
+// There is no prefill mode and no decode mode: num_computed_tokens catches up with num_tokens;
+// prefill is "far behind", decode is "one behind".
+// THREADS: engine thread only; changed by the scheduler's plan() and commit() alone.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/request.h"
+#include "kv/block_table.h"
+#include "sample/sampler.h"
+
+namespace quipu {
+
+struct Sequence {
+  Sequence(Request ask, int block_tokens)
+      : request(std::move(ask)), tokens(request.prompt), table(block_tokens), sampler(request.sampling, request.prompt) {
+    stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  }
+
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t num_computed_tokens() const { return table.num_tokens(); }
+  int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
+  int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens(); }
+
+  const Request request;
+  std::vector<TokenId> tokens;
+  BlockTable table;
+  Sampler sampler;
+  int64_t num_observed_tokens = 0;  // positions whose logits were shown to on_logits
+  RequestStats stats;
+};
+
+}  // namespace quipu
