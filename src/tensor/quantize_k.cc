@@ -24,12 +24,10 @@ constexpr size_t kSubBlocksQ6 = kSuperBlock / 16;     // of q6_k
 constexpr int kScaleMax = 63;                         // 6-bit scales and minimums
 constexpr float kTiny = 1e-30f;                       // below this, a block is zero
 
-// Round to nearest for |value| < 2^22, without a library call: adding 1.5 * 2^23 leaves the rounded
-// integer in the low bits.
-int nearest_int(float value) {
-  constexpr float kShift = 12582912.0f;
-  return static_cast<int>(std::bit_cast<uint32_t>(value + kShift) & 0x7FFFFFu) - 0x400000;
-}
+// Adding and subtracting 1.5 * 2^23 rounds |value| < 2^22 to the nearest integer without a call.
+constexpr float kRoundShift = 12582912.0f;
+
+int nearest_int(float value) { return static_cast<int>(value + kRoundShift - kRoundShift); }
 
 int code_of(float value, int low, int high) {
   const float bounded = value > static_cast<float>(high) ? static_cast<float>(high) : value;
@@ -49,19 +47,11 @@ struct AffineFit {
   float min = 0.0f;
 };
 
-// Weighted sums over one sub-block for fixed codes; the fit's normal equations.
+// Weighted sums over one sub-block for fixed codes; the fit's normal equations. The first three do
+// not depend on the codes.
 struct AffineSums {
-  float w = 0, wl = 0, wll = 0, wx = 0, wxl = 0, wxx = 0;
-
-  void add(float weight, float value, float code) {
-    const float weighted_code = weight * code;
-    w += weight;
-    wl += weighted_code;
-    wll += weighted_code * code;
-    wx += weight * value;
-    wxl += weighted_code * value;
-    wxx += weight * value * value;
-  }
+  float w = 0, wx = 0, wxx = 0;
+  float wl = 0, wll = 0, wxl = 0;
 
   // Least squares of w * (x - scale * code + min)^2 with min >= 0.
   AffineFit solve() const {
@@ -84,42 +74,82 @@ struct AffineSums {
   }
 };
 
-AffineSums sums_for(const float* x, const float* weights, size_t n, int code_max, float inverse, float min) {
-  AffineSums sums;
-  for (size_t i = 0; i < n; ++i) {
-    sums.add(weights[i], x[i], static_cast<float>(code_of((x[i] + min) * inverse, 0, code_max)));
+// One sub-block of 32 under search.
+class AffineSearch {
+ public:
+  AffineSearch(const float* x, const float* weights, int code_max)
+      : x_(x), weights_(weights), code_max_(static_cast<float>(code_max)) {
+    for (size_t i = 0; i < kElements; ++i) {
+      fixed_.w += weights[i];
+      fixed_.wx += weights[i] * x[i];
+      fixed_.wxx += weights[i] * x[i] * x[i];
+    }
   }
-  return sums;
-}
 
-// Searches the scale and minimum of one sub-block of 32.
-AffineFit search_affine(const float* x, const float* weights, int code_max) {
-  constexpr size_t n = 32;
-  constexpr int kCandidates = 24;
-  const auto [low_at, high_at] = std::minmax_element(x, x + n);
-  const float min = std::max(0.0f, -*low_at);
-  const float range = std::max(0.0f, *high_at) + min;
-  if (range < kTiny) return {};
-  AffineFit best{range / static_cast<float>(code_max), min};
-  float best_error =
-      sums_for(x, weights, n, code_max, 1.0f / best.scale, min).error(best);
-  // From one and a half codes narrower than the range (the ends clip) to one wider.
-  for (int step = 0; step <= kCandidates; ++step) {
-    const float codes = static_cast<float>(code_max) - 1.0f + 2.5f * static_cast<float>(step) / kCandidates;
-    const AffineSums sums = sums_for(x, weights, n, code_max, codes / range, min);
+  // The scale and minimum with the least weighted error among the candidates.
+  AffineFit run() const {
+    constexpr int kCandidates = 24;
+    const auto [low_at, high_at] = std::minmax_element(x_, x_ + kElements);
+    const float min = std::max(0.0f, -*low_at);
+    const float range = std::max(0.0f, *high_at) + min;
+    if (range < kTiny) return {};
+    AffineFit best{range / code_max_, min};
+    float best_error = sums(code_max_ / range, min).error(best);
+    // From one code narrower than the range to one and a half wider (the ends clip).
+    for (int step = 0; step <= kCandidates; ++step) {
+      const float codes = code_max_ - 1.0f + 2.5f * static_cast<float>(step) / kCandidates;
+      keep_better(sums(codes / range, min), best, best_error);
+    }
+    // The fitted minimum moves the codes; one more round of codes and fit usually gains a little.
+    keep_better(sums(1.0f / best.scale, best.min), best, best_error);
+    return best;
+  }
+
+ private:
+  static constexpr size_t kElements = 32;
+  static constexpr size_t kLanes = 4;  // partial sums, so that compilers can use vectors
+
+  static void keep_better(const AffineSums& sums, AffineFit& best, float& best_error) {
     const AffineFit fit = sums.solve();
     const float error = sums.error(fit);
     if (fit.scale > 0.0f && error < best_error) {
-      best_error = error;
       best = fit;
+      best_error = error;
     }
   }
-  // The fitted minimum moves the codes; one more round of codes and fit usually gains a little.
-  const AffineSums sums = sums_for(x, weights, n, code_max, 1.0f / best.scale, best.min);
-  const AffineFit fit = sums.solve();
-  if (fit.scale > 0.0f && sums.error(fit) < best_error) best = fit;
-  return best;
-}
+
+  // The sums for codes = round((x + min) * inverse), clipped.
+  AffineSums sums(float inverse, float min) const {
+    float codes[kElements];
+    for (size_t i = 0; i < kElements; ++i) {
+      float scaled = (x_[i] + min) * inverse;
+      scaled = scaled > 0.0f ? scaled : 0.0f;
+      scaled = scaled < code_max_ ? scaled : code_max_;
+      codes[i] = scaled + kRoundShift - kRoundShift;
+    }
+    float wl[kLanes] = {}, wll[kLanes] = {}, wxl[kLanes] = {};
+    for (size_t i = 0; i < kElements; i += kLanes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const float weighted = weights_[i + lane] * codes[i + lane];
+        wl[lane] += weighted;
+        wll[lane] += weighted * codes[i + lane];
+        wxl[lane] += weighted * x_[i + lane];
+      }
+    }
+    AffineSums sums = fixed_;
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      sums.wl += wl[lane];
+      sums.wll += wll[lane];
+      sums.wxl += wxl[lane];
+    }
+    return sums;
+  }
+
+  const float* x_;
+  const float* weights_;
+  float code_max_;
+  AffineSums fixed_;
+};
 
 // A super-block of q4_k or q5_k before packing.
 struct AffineSuperBlock {
@@ -187,7 +217,7 @@ AffineSuperBlock quantize_affine(const float* x, int code_max) {
   AffineFit largest;
   for (size_t s = 0; s < kSubBlocks; ++s) {
     importance(x + 32 * s, 32, weights.data() + 32 * s);
-    fits[s] = search_affine(x + 32 * s, weights.data() + 32 * s, code_max);
+    fits[s] = AffineSearch(x + 32 * s, weights.data() + 32 * s, code_max).run();
     largest.scale = std::max(largest.scale, fits[s].scale);
     largest.min = std::max(largest.min, fits[s].min);
   }

@@ -1,0 +1,70 @@
+// The Hugging Face architectures that quipu reads: how each one's configuration and tensor names
+// become GGUF's.
+//
+// Adding one is an entry in the table of hf_architectures.cc: its model_type, GGUF's name for it,
+// how its configuration family is read, and its tensor rules.
+// THREADS: immutable tables.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace quipu {
+
+// How a tensor's rows differ between Hugging Face's files and GGUF's.
+enum class RowOrder {
+  kSame,
+  // Rotary pairs: Hugging Face pairs rows i and i + d/2 of a head, GGUF's `llama` rows 2i and 2i+1.
+  kPermuteQueryHeads,
+  kPermuteKeyHeads,
+  // GPT-2's Conv1D stores [in, out].
+  kTransposed,
+};
+
+// "self_attn.q_proj" -> "attn_q"; both names without ".weight" or ".bias". The transposition applies
+// to weights only, the permutation to both.
+struct TensorRule {
+  std::string_view hf_name;
+  std::string_view gguf_name;
+  RowOrder order = RowOrder::kSame;
+};
+
+enum class ConfigFamily { kLlama, kGpt2 };
+
+struct HfArchitecture {
+  std::string_view model_type;         // "model_type" of config.json
+  std::string_view gguf_name;          // "general.architecture"
+  ConfigFamily family;
+  std::string_view prefix;             // before every name, where the file has it: "model."
+  std::string_view layer_prefix;       // before the layer number: "layers."
+  std::span<const TensorRule> globals;
+  std::span<const TensorRule> layers;
+  std::span<const std::string_view> ignored;  // ends of names that hold no weights, such as masks
+  bool tied_by_default;                // tie_word_embeddings when the configuration does not say
+  double rms_epsilon_default;
+};
+
+// ERRORS: kUnsupported with the supported ones for any other name.
+Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type, std::string_view file);
+
+struct MappedName {
+  std::string gguf_name;  // with ".weight" or ".bias"
+  RowOrder order;
+  std::optional<int64_t> layer;
+};
+
+// The GGUF name of a tensor. kIgnored: a buffer that is not a weight. kUnknown: not one of the
+// architecture's tensors.
+enum class NameKind { kMapped, kIgnored, kUnknown };
+struct NameLookup {
+  NameKind kind;
+  MappedName mapped;  // when kMapped
+};
+NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view name);
+
+}  // namespace quipu

@@ -1,0 +1,37 @@
+// config.json and generation_config.json as GGUF metadata.
+//
+// Untrusted text in, one vocabulary out: the keys of format/hf_config.cc are those that a GGUF
+// converted from the same model holds. tests/fuzz/hf_config_fuzz.cc feeds it hostile text.
+// THREADS: pure functions.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "format/hf_architectures.h"
+#include "format/metadata.h"
+
+namespace quipu {
+
+struct HfConfig {
+  const HfArchitecture* architecture = nullptr;
+  Metadata metadata;
+  int64_t block_count = 0;
+  int64_t head_count = 0;
+  int64_t head_count_kv = 0;
+  bool tied_embeddings = false;
+  // llama3 scaling: the divisor of each rotary frequency, GGUF's tensor rope_freqs.weight; empty
+  // without.
+  std::vector<float> rope_factors;
+};
+
+// `generation` is the text of generation_config.json, empty when there is none. `name` becomes
+// general.name.
+// ERRORS: kCorruptData for text that is not a configuration (key, expected, found); kUnsupported for
+// an architecture, activation, rope scaling or pre-quantised weights that quipu does not handle.
+Result<HfConfig> parse_hf_config(std::string_view config, std::string_view config_file,
+                                 std::string_view generation, std::string_view generation_file,
+                                 std::string_view name);
+
+}  // namespace quipu
