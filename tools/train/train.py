@@ -1,0 +1,183 @@
+"""Train a model of the preset sizes on the token files of prepare.py.
+
+The learning rate warms up, stays, and falls in a straight line to zero over the
+last --decay steps. A run can be stopped at any time (SIGTERM or SIGINT writes a
+checkpoint) and continued with --resume, also with another row length or mix:
+batches depend on the seed and the step alone.
+"""
+
+import argparse
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from loader import Loader, validation_rows
+from model import PRESETS, Llama
+from muon import Muon
+from workers import Pool
+
+KINDS = ["tiny", "storybook", "fairy", "book", "talk", "gen", "chat", "zh-verse", "zh-plain", "recall"]
+
+
+def parse_mix(text):
+    mix = {}
+    for part in text.split(","):
+        kind, share = part.split("=")
+        if kind not in KINDS:
+            raise SystemExit(f"unknown kind {kind!r} in --mix; known: {', '.join(KINDS)}")
+        mix[kind] = float(share)
+    return mix
+
+
+def rate(step, args):
+    """Factor on the learning rates at a step: warm-up, flat, straight fall to zero."""
+    if step < args.warmup:
+        return (step + 1) / args.warmup
+    left = args.steps - step
+    return max(0.0, min(1.0, left / args.decay)) if args.decay else 1.0
+
+
+@torch.no_grad()
+def validate(model, folder, kinds, length, rows, device):
+    model.eval()
+    result = {}
+    for kind in kinds:
+        data = validation_rows(Path(folder) / f"{kind}.valid.npz", length, rows)
+        if data is None:
+            continue
+        total = 0.0
+        per = max(1, 8192 // length)
+        for i in range(0, len(data[0]), per):
+            x = torch.from_numpy(data[0][i:i + per]).to(device)
+            y = torch.from_numpy(data[1][i:i + per]).to(device)
+            with torch.autocast(device, torch.bfloat16):
+                total += model(x, y).item() * len(x)
+        result[kind] = round(total / len(data[0]), 4)
+    model.train()
+    return result
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--preset", choices=sorted(PRESETS), default="main")
+    p.add_argument("--tokens", default=".train/tokens", help="folder of the token files")
+    p.add_argument("--tokenizer", default="models/tokenizer/tokenizer.json")
+    p.add_argument("--out", required=True, help="folder for checkpoint.pt and log.jsonl")
+    p.add_argument("--mix", required=True, help="shares, as tiny=0.5,fairy=0.1,recall=0.2,...")
+    p.add_argument("--dense", type=float, default=0.4, help="share of the recall rows that hold little other text")
+    p.add_argument("--length", type=int, default=1024, help="tokens in a row")
+    p.add_argument("--batch", type=int, default=8192, help="tokens in a step")
+    p.add_argument("--steps", type=int, required=True, help="steps of the whole run, earlier parts counted in")
+    p.add_argument("--stop-at", type=int, default=0, help="stop before this step with a checkpoint (0: run to --steps)")
+    p.add_argument("--warmup", type=int, default=60)
+    p.add_argument("--decay", type=int, default=0, help="the last steps over which the rate falls to zero")
+    p.add_argument("--muon-lr", type=float, default=0.02, help="rate of the matrices inside the layers")
+    p.add_argument("--adam-lr", type=float, default=0.004, help="rate of the embedding and the norms")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--validate-every", type=int, default=200)
+    p.add_argument("--validate-kinds", nargs="*", default=["tiny"])
+    p.add_argument("--checkpoint-every", type=int, default=100)
+    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    p.add_argument("--init-from", help="start from the weights and optimizer of another checkpoint")
+    p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--workers", type=int, default=0, help="single-threaded CPU processes that share the rows of a "
+                   "step (0: one process). Faster than threads on a busy machine: nobody waits for a preempted thread")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    args = p.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    tok = Tokenizer.from_file(args.tokenizer)
+    mix = parse_mix(args.mix)
+    config = PRESETS[args.preset]
+    config.vocab_size = tok.get_vocab_size()
+    model = Llama(config).to(device)
+    matrices = [q for n, q in model.named_parameters() if q.dim() == 2 and "embed" not in n]
+    others = [q for n, q in model.named_parameters() if q.dim() != 2 or "embed" in n]
+    optimizers = [Muon(matrices, lr=args.muon_lr),
+                  torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    step, seconds, tokens = 0, 0.0, 0
+    source = out / "checkpoint.pt" if args.resume else args.init_from
+    if source:
+        state = torch.load(source, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        for o, s in zip(optimizers, state["optimizers"]):
+            o.load_state_dict(s)
+        step, seconds, tokens = state["step"], state["seconds"], state["tokens"]
+    base = [args.muon_lr, args.adam_lr]
+    loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense)
+    run = model if args.no_compile or args.workers else torch.compile(model, dynamic=False)
+    pool = Pool(model, loader, args.workers, not args.no_compile) if args.workers else None
+    print(f"{args.preset}: {model.parameter_count():,} parameters, {device}, step {step} of {args.steps}", flush=True)
+
+    stop = []
+    for s in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(s, lambda *_: stop.append(True))
+
+    log = open(out / "log.jsonl", "a", buffering=1)
+    log.write(json.dumps({"start": step, **vars(args), "parameters": model.parameter_count()}) + "\n")
+
+    def save():
+        temporary = out / "checkpoint.tmp"
+        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+                    "step": step, "seconds": seconds, "tokens": tokens,
+                    "config": config.to_dict()}, temporary)
+        temporary.replace(out / "checkpoint.pt")
+
+    mean, last = [], args.stop_at or args.steps
+    while step < last and not stop:
+        began = time.time()
+        factor = rate(step, args)
+        for o, lr in zip(optimizers, base):
+            for g in o.param_groups:
+                g["lr"] = lr * factor
+        if pool:
+            value = pool.step(step)
+        else:
+            x, y = (torch.from_numpy(a).to(device) for a in loader.batch(step))
+            with torch.autocast(device, torch.bfloat16):
+                loss = run(x, y)
+            loss.backward()
+            value = loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o in optimizers:
+            o.step()
+            o.zero_grad(set_to_none=True)
+        mean.append(value)
+        step += 1
+        tokens += loader.rows * args.length
+        seconds += time.time() - began
+        if not math.isfinite(mean[-1]):
+            raise SystemExit(f"loss is not finite at step {step}")
+        if step % 20 == 0:
+            row = {"step": step, "tokens": tokens, "loss": round(float(np.mean(mean)), 4), "rate": round(factor, 4),
+                   "norm": round(float(norm), 3), "seconds": round(seconds, 1)}
+            mean = []
+            log.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+        if step % args.validate_every == 0 or step == args.steps:
+            began = time.time()
+            row = {"step": step, "tokens": tokens, "length": args.length,
+                   "validation": validate(model, args.tokens, args.validate_kinds, args.length, 8192 // args.length, device)}
+            log.write(json.dumps(row) + "\n")
+            print(row, f"({time.time() - began:.1f} s)", flush=True)
+        if step % args.checkpoint_every == 0:
+            save()
+    save()
+    if pool:
+        pool.close()
+    print("stopped at step", step, flush=True)
+
+
+if __name__ == "__main__":
+    main()
