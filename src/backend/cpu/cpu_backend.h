@@ -38,6 +38,20 @@ struct CpuBackendOptions {
 // or a thread count out of range.
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options);
 
+// What the multipliers of these threads reach with operands in registers and the kernels' own
+// instructions. UNITS: operations per second, two per multiply-add.
+struct CpuPeaks {
+  double int8_ops = 0;
+  double bf16_flops = 0;
+  double f32_flops = 0;
+};
+
+// REQUIRES: `isa` is usable. UNITS: `seconds` for each of the three.
+CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds);
+
+// The kernel table's set that a backend with these options would use. ERRORS: as make_cpu_backend.
+Result<Isa> choose_isa(const std::optional<Isa>& wanted);
+
 // Bandwidth of reading a large buffer with the backend's threads. UNITS: bytes per second.
 double measure_read_bandwidth(int threads, double seconds);
 
