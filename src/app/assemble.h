@@ -1,0 +1,54 @@
+// The composition root: options -> a running engine. The only place that names a concrete backend.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "app/options.h"
+#include "backend/backend.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "engine/engine.h"
+#include "format/gguf_writer.h"
+#include "format/model_file.h"
+#include "model/model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace quipu {
+
+// Everything of one loaded model, in order of dependency: later members use earlier ones.
+// THREADS: one thread, the engine thread.
+struct LoadedModel {
+  SteadyClock clock;
+  std::unique_ptr<ModelFile> file;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> tokenizer;  // null when the model has no vocabulary
+  std::unique_ptr<Engine> engine;
+  double load_ms = 0;
+  // What was chosen and why, in one line for the user ("KV cache: 448 MiB for 4,096 tokens ...").
+  std::string kv_note;
+};
+
+using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
+
+// ERRORS: as open_model_file(), make_cpu_backend(), load_model(), Tokenizer and Engine::create().
+Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options, const LoadProgress& progress = {});
+
+// The tokenizer of a model file: from its metadata or its directory; null when it has none
+// (tokenizer.ggml.model absent or "no_vocab").
+Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFile& file, const std::optional<std::string>& pre_override = {});
+
+// The tokenizer keys a GGUF copy of `file` must carry beyond its metadata: those of a Hugging Face
+// directory's tokenizer; none for a GGUF file, or for a directory without a tokenizer.
+// ERRORS: as Tokenizer::to_spec().
+Result<MetadataEntries> tokenizer_metadata_for(const ModelFile& file);
+
+// ERRORS: kUnsupported when the model has no vocabulary, with what to do.
+Status require_tokenizer(const LoadedModel& model);
+
+}  // namespace quipu

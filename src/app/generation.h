@@ -1,0 +1,48 @@
+// Generation: text in, text deltas out. Encodes, runs the engine, decodes, and ends at stop strings.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/assemble.h"
+#include "engine/request.h"
+
+namespace quipu {
+
+struct GenerationParams {
+  SamplingParams sampling;
+  int64_t max_tokens = 0;  // 0: only compute the prompt
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  bool skip_special = true;   // leave special tokens out of the text
+  bool hash_logits = false;   // fill GenerationResult::logits_hash
+};
+
+struct GenerationResult {
+  std::string text;
+  std::vector<TokenId> token_ids;
+  FinishReason finish = FinishReason::kNone;
+  RequestStats stats;
+  // XXH3-64 over the logits every output token was chosen from, in order; the same for any number of
+  // threads, chunks and companions in the batch.
+  uint64_t logits_hash = 0;
+
+  double prefill_ms() const { return elapsed_ms(stats.started_ns, stats.first_token_ns); }
+  double decode_ms() const { return elapsed_ms(stats.first_token_ns, stats.finished_ns); }
+  double prefill_tokens_per_s() const;
+  double decode_tokens_per_s() const;
+};
+
+// Shows a piece of text; false cancels the request.
+using TextSink = std::function<bool(std::string_view delta)>;
+
+// Runs one request to its end on the calling thread (the engine thread).
+// Without a tokenizer the text stays empty and token ids alone come out.
+// ERRORS: as Engine::submit().
+Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt, const GenerationParams& params,
+                                  const TextSink& sink);
+
+}  // namespace quipu

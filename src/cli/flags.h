@@ -1,0 +1,47 @@
+// The flags that commands share, with their environment variables.
+//
+// Every long flag `--some-flag` can also be set as QUIPU_SOME_FLAG; the flag wins.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/generation.h"
+#include "app/options.h"
+#include "cli/console.h"
+
+namespace quipu {
+
+// --json and --quiet.
+void add_output_flags(CLI::App& command, OutputOptions& output);
+
+// -m, --threads, --ctx-size, --kv-memory, --kv-format, ...
+void add_model_flags(CLI::App& command, ModelOptions& options);
+
+// --temperature, --top-k, ..., --seed.
+struct SamplingFlags {
+  SamplingParams params;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> logit_bias;  // "ID=BIAS"
+
+  // The parameters with a seed chosen when none was given.
+  Result<SamplingParams> resolve() const;
+};
+void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
+
+// Gives every long flag of the command its QUIPU_ variable. Call once all flags are added.
+void add_environment_names(CLI::App& command);
+
+// The model to use when -m is absent: $QUIPU_MODEL was taken by the flag; then the built-in model.
+// ERRORS: kNotFound with what to do.
+Result<std::filesystem::path> default_model_path();
+
+// "1,2,3" -> ids. ERRORS: kInvalidArgument naming the bad item.
+Result<std::vector<TokenId>> parse_token_ids(const std::string& text);
+
+// Assembles with a progress line and says what the cache got.
+Result<std::unique_ptr<LoadedModel>> load_for_command(ModelOptions options, const OutputOptions& output);
+
+}  // namespace quipu

@@ -1,0 +1,76 @@
+// quipu: the command line. Parses, dispatches, and turns every failure into one clear line.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/suggest.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+
+namespace quipu {
+namespace {
+
+// Every name the user could have meant: long flags, or commands.
+std::vector<std::string> known_names(const CLI::App& app, bool flags) {
+  std::vector<std::string> names;
+  if (!flags) {
+    for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+    return names;
+  }
+  for (const CLI::App* command : app.get_subcommands()) {
+    for (const CLI::Option* option : command->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+  }
+  return names;
+}
+
+int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
+  std::string message = error.what();
+  const std::vector<std::string> extra = app.remaining(true);
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extra.empty()) {
+    const std::string word = extra.front().substr(0, extra.front().find('='));
+    const bool is_flag = word.starts_with("-");
+    message = std::string(is_flag ? "unknown flag " : "unexpected argument ") + "'" + word + "'";
+    if (const auto suggestion = nearest(word, known_names(app, is_flag))) message += "; did you mean '" + *suggestion + "'?";
+  }
+  const auto chosen = app.get_subcommands();
+  const std::string help = chosen.empty() ? "quipu --help" : "quipu " + chosen.front()->get_name() + " --help";
+  std::fprintf(stderr, "quipu: error: %s\nTry '%s'.\n", message.c_str(), help.c_str());
+  return kExitBadInput;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"quipu: large-language-model inference with the KV cache as data worth keeping", "quipu"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("quipu ") + QUIPU_VERSION);
+  app.get_formatter()->column_width(34);
+  int exit_code = kExitOk;
+  add_run_command(app, exit_code);
+  add_chat_command(app, exit_code);
+  add_tokenize_command(app, exit_code);
+  add_inspect_command(app, exit_code);
+  add_logits_command(app, exit_code);
+  add_perplexity_command(app, exit_code);
+  add_quantize_command(app, exit_code);
+  add_synth_command(app, exit_code);
+  add_doctor_command(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return report_parse_error(app, error);
+  }
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace quipu
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  return quipu::run(argc, argv);
+}
