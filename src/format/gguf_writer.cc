@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <thread>
 #include <type_traits>
 
+#include "base/aligned_buffer.h"
 #include "base/units.h"
 #include "format/gguf.h"
 
@@ -145,6 +147,31 @@ Status GgufWriter::append(std::span<const std::byte> bytes) {
   current_bytes_ = 0;
   const uint64_t at = file_.bytes_written();
   return file_.write(std::string(round_up(at, alignment_) - at, '\0'));
+}
+
+Status GgufWriter::append_rows(int threads, const std::function<void(int64_t, int64_t, std::byte*)>& make_rows) {
+  constexpr size_t kPanelBytes = 64 * kMiB;
+  QUIPU_CHECK(threads >= 1 && current_ < tensors_.size() && current_bytes_ == 0, "{} threads", threads);
+  const TensorInfo& tensor = tensors_[current_];
+  const auto columns = static_cast<size_t>(tensor.shape.back());
+  const size_t bytes_per_row = row_bytes(tensor.dtype, columns);
+  const int64_t rows = element_count(tensor.shape) / tensor.shape.back();
+  const int64_t panel_rows = std::clamp<int64_t>(static_cast<int64_t>(kPanelBytes / bytes_per_row),
+                                                 std::min<int64_t>(threads, rows), rows);
+  QUIPU_ASSIGN_OR_RETURN(AlignedBuffer panel,
+                         AlignedBuffer::allocate(static_cast<size_t>(panel_rows) * bytes_per_row));
+  for (int64_t first = 0; first < rows; first += panel_rows) {
+    const int64_t count = std::min(panel_rows, rows - first);
+    const auto fill = [&](int64_t begin, int64_t end) {
+      if (begin < end) make_rows(first + begin, end - begin, panel.data() + static_cast<size_t>(begin) * bytes_per_row);
+    };
+    std::vector<std::jthread> others;
+    for (int t = 1; t < threads; ++t) others.emplace_back(fill, count * t / threads, count * (t + 1) / threads);
+    fill(0, count / threads);
+    others.clear();  // joins
+    QUIPU_RETURN_IF_ERROR(append(panel.bytes().first(static_cast<size_t>(count) * bytes_per_row)));
+  }
+  return Status::ok_status();
 }
 
 Status GgufWriter::finish() {

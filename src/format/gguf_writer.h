@@ -7,6 +7,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -36,8 +37,17 @@ class GgufWriter {
   // REQUIRES: no more bytes than the tensor has left. ERRORS: kResourceExhausted (disk full), kIo.
   Status append(std::span<const std::byte> bytes);
 
+  // The whole next tensor, made by `threads` threads: make_rows(first, count, out) fills rows first
+  // to first + count - 1 and may run on several threads at once for different rows. Memory: one
+  // panel of rows, at most 64 MiB or one row per thread.
+  // REQUIRES: the tensor has no bytes yet. ERRORS: kResourceExhausted, kIo.
+  Status append_rows(int threads, const std::function<void(int64_t, int64_t, std::byte*)>& make_rows);
+
   // REQUIRES: every tensor is complete. ERRORS: kResourceExhausted, kIo.
   Status finish();
+
+  // The tensor that is written next. REQUIRES: not all are complete.
+  const TensorInfo& current() const { return tensors_[current_]; }
 
   uint64_t bytes_written() const { return file_.bytes_written(); }
 

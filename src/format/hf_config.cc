@@ -203,8 +203,6 @@ Status ConfigBuilder::read_yarn(const JsonReader& scaling, double factor) {
   return Status::ok_status();
 }
 
-// SOURCE: Llama 3.1 model card and transformers' "llama3" rope: long wavelengths are divided by
-// `factor`, short ones kept, those between blended.
 Status ConfigBuilder::read_llama3(const JsonReader& scaling, double factor, double theta, int64_t head_dim,
                                   int64_t context) {
   QUIPU_ASSIGN_OR_RETURN(const auto low, scaling.get_number("low_freq_factor"));
@@ -219,19 +217,8 @@ Status ConfigBuilder::read_llama3(const JsonReader& scaling, double factor, doub
   if (head_dim % 2 != 0 || head_dim > kHeadDimMax) {
     return corrupt("rope needs an even head size of at most {}, found {}", kHeadDimMax, head_dim);
   }
-  const double original_context = static_cast<double>(original.value_or(context));
-  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
-    const double frequency = std::pow(theta, -2.0 * static_cast<double>(pair) / static_cast<double>(head_dim));
-    const double turns = original_context * frequency / (2.0 * std::numbers::pi);  // over the old context
-    double divisor = 1.0;
-    if (turns < low_factor) {
-      divisor = factor;
-    } else if (turns <= high_factor) {
-      const double smooth = (turns - low_factor) / (high_factor - low_factor);
-      divisor = 1.0 / ((1.0 - smooth) / factor + smooth);
-    }
-    config_.rope_factors.push_back(static_cast<float>(divisor));
-  }
+  config_.rope_factors =
+      llama3_rope_factors({theta, factor, low_factor, high_factor, original.value_or(context)}, head_dim);
   return Status::ok_status();
 }
 
@@ -295,6 +282,24 @@ Status read_generation(const JsonReader& json, Metadata& metadata) {
 }
 
 }  // namespace
+
+std::vector<float> llama3_rope_factors(const Llama3Rope& rope, int64_t head_dim) {
+  std::vector<float> divisors;
+  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
+    const double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(pair) / static_cast<double>(head_dim));
+    // Full turns that the pair makes over the original context.
+    const double turns = static_cast<double>(rope.original_context) * frequency / (2.0 * std::numbers::pi);
+    double divisor = 1.0;
+    if (turns < rope.low_freq_factor) {
+      divisor = rope.factor;
+    } else if (turns <= rope.high_freq_factor) {
+      const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+      divisor = 1.0 / ((1.0 - smooth) / rope.factor + smooth);
+    }
+    divisors.push_back(static_cast<float>(divisor));
+  }
+  return divisors;
+}
 
 Result<HfConfig> parse_hf_config(std::string_view config, std::string_view config_file, std::string_view generation,
                                  std::string_view generation_file, std::string_view name) {

@@ -26,6 +26,20 @@ struct HfConfig {
   std::vector<float> rope_factors;
 };
 
+// The llama3 rope scaling of Llama 3.1 and later.
+struct Llama3Rope {
+  double theta = 10000;
+  double factor = 1;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  int64_t original_context = 8192;
+};
+
+// The divisor of each of the head_dim / 2 rotary frequencies: long wavelengths are divided by
+// `factor`, short ones kept, those between blended.
+// SOURCE: Llama 3.1 model card; transformers' "llama3" rope.
+std::vector<float> llama3_rope_factors(const Llama3Rope& rope, int64_t head_dim);
+
 // `generation` is the text of generation_config.json, empty when there is none. `name` becomes
 // general.name.
 // ERRORS: kCorruptData for text that is not a configuration (key, expected, found); kUnsupported for
