@@ -4,9 +4,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <vector>
 
+#include "base/file.h"
 #include "base/random.h"
 #include "tensor/quant_blocks.h"
 
@@ -156,6 +158,48 @@ TEST(Quantize, ScalesAndMinimumsPackForEveryValue) {
       EXPECT_EQ(back.scale, (value + 9 * s) % 64);
       EXPECT_EQ(back.min, (63 - value + s) % 64);
     }
+  }
+}
+
+constexpr size_t kGoldenBlocks = 4;
+
+std::string golden_bytes(DType dtype, std::string_view kind) {
+  const std::filesystem::path path = std::filesystem::path(QUIPU_SOURCE_DIR) / "src/tensor/testdata" /
+                                     fmt::format("{}.{}", dtype_name(dtype), kind);
+  auto text = read_file(path, 1 << 20);
+  return text.ok() ? *text : std::string();
+}
+
+// tools/golden/make_quant_goldens.py: what an independent reader makes of random blocks.
+TEST(QuantizeGolden, DecodesAsTheReferenceDoes) {
+  size_t checked = 0;
+  for (const DTypeTraits& traits : all_dtypes()) {
+    if (traits.block_elements == 1) continue;
+    const std::string golden = golden_bytes(traits.dtype, "decode");
+    const size_t elements = kGoldenBlocks * traits.block_elements, bytes = kGoldenBlocks * traits.block_bytes;
+    ASSERT_EQ(golden.size(), bytes + elements * sizeof(float)) << traits.name;
+    std::vector<float> expected(elements), found(elements);
+    std::memcpy(expected.data(), golden.data() + bytes, elements * sizeof(float));
+    dequantize_row(traits.dtype, reinterpret_cast<const std::byte*>(golden.data()), found);
+    for (size_t i = 0; i < elements; ++i) {
+      // The order of the products differs, so the last bit may.
+      EXPECT_NEAR(found[i], expected[i], 1e-6f * (1.0f + std::fabs(expected[i]))) << traits.name << " " << i;
+    }
+    ++checked;
+  }
+  EXPECT_EQ(checked, 8u);
+}
+
+TEST(QuantizeGolden, EncodesTheSimpleTypesAsTheReferenceDoes) {
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1}) {
+    const std::string golden = golden_bytes(dtype, "encode");
+    const size_t elements = kGoldenBlocks * kSimpleBlock, bytes = row_bytes(dtype, elements);
+    ASSERT_EQ(golden.size(), bytes + elements * sizeof(float)) << dtype_name(dtype);
+    std::vector<float> values(elements);
+    std::memcpy(values.data(), golden.data(), elements * sizeof(float));
+    std::string found(bytes, '\0');
+    quantize_row(dtype, values, reinterpret_cast<std::byte*>(found.data()));
+    EXPECT_EQ(found, golden.substr(elements * sizeof(float))) << dtype_name(dtype);
   }
 }
 
