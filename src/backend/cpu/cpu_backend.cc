@@ -265,9 +265,16 @@ void CpuBackend::arg_max(const ArgMaxArgs& args) {
 }  // namespace
 
 KernelTable make_kernel_table(Isa isa, const CpuFeatures& features) {
-  (void)features;
-  (void)isa;
-  return scalar_kernels();
+  switch (isa) {
+    case Isa::kScalar: return scalar_kernels();
+    case Isa::kAvx2: return avx2_kernels();
+    case Isa::kAvx512: {
+      KernelTable table = avx512_kernels();
+      if (features.avx512_bf16) use_avx512_bf16(table);
+      return table;
+    }
+  }
+  QUIPU_CHECK(false, "instruction set {}", static_cast<int>(isa));
 }
 
 }  // namespace cpu

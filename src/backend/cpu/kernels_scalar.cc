@@ -1,10 +1,12 @@
-// Kernels for any x86-64 (or any machine at all): plain C++.
+// Kernels for any machine: plain C++.
 #include "backend/cpu/vec_scalar.h"
 
 #define QUIPU_TABLE_NAME "scalar"
-// clang-format off: vectors, then functions over them, then the table
+// clang-format off: in the order of their dependence
 #include "backend/cpu/kernels_dot.inc"
+#include "backend/cpu/kernels_pack.inc"
 #include "backend/cpu/kernels_math.inc"
+#include "backend/cpu/kernels_measure.inc"
 #include "backend/cpu/kernels_table.inc"
 // clang-format on
 

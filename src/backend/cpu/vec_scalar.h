@@ -202,6 +202,7 @@ QUIPU_INLINE Vec pair_high(const IntVec& a) {
   return r;
 }
 
+template <int kBits>
 QUIPU_INLINE void load_codes_8(const uint8_t* p, Codes& codes) { memcpy(codes.v, p, 512); }
 QUIPU_INLINE void load_codes_4(const uint8_t* p, Codes& codes) {
   for (int j = 0; j < 4; ++j) {
@@ -222,6 +223,11 @@ QUIPU_INLINE void load_codes_6(const uint8_t* p, Codes& codes) {
     }
   }
 }
+// What the integer sum of a group starts with: -zero_point * sum of the activations.
+template <int kBits>
+QUIPU_INLINE IntVec start_group(int32_t neg_sum, int zero_shift) {
+  return int_shift_left(int_splat(neg_sum), zero_shift);
+}
 // init + the dot products of quads [kFirst, kLast) with x. kBits: most bits a code has.
 template <int kBits, int kFirst, int kLast>
 QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec& init) {
@@ -231,6 +237,16 @@ QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec&
       const uint8_t* c = codes.v[j] + 4 * i;
       const int8_t* y = x + 4 * j;
       r.v[i] += c[0] * y[0] + c[1] * y[1] + c[2] * y[2] + c[3] * y[3];
+    }
+  }
+  return r;
+}
+// 64 products, for measuring the peak.
+QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
+  IntVec r = sum;
+  for (int i = 0; i < kLanes; ++i) {
+    for (int b = 0; b < 32; b += 8) {
+      r.v[i] += ((codes.v[i] >> b) & 255) * static_cast<int8_t>(x.v[i] >> b);
     }
   }
   return r;

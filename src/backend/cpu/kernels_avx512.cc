@@ -1,0 +1,15 @@
+// Kernels for AVX-512 with VNNI. Compiled with these flags; see kernels.h for what that forbids.
+#include "backend/cpu/vec_avx512.h"
+
+#define QUIPU_TABLE_NAME "avx512"
+// clang-format off: in the order of their dependence
+#include "backend/cpu/kernels_dot.inc"
+#include "backend/cpu/kernels_pack.inc"
+#include "backend/cpu/kernels_math.inc"
+#include "backend/cpu/kernels_measure.inc"
+#include "backend/cpu/kernels_table.inc"
+// clang-format on
+
+namespace quipu::cpu {
+const KernelTable& avx512_kernels() { return kTable; }
+}  // namespace quipu::cpu
