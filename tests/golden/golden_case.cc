@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -12,7 +13,6 @@ namespace quipu::golden {
 namespace {
 
 constexpr int kBlockTokens = 32;
-constexpr int kContextTokens = 768;  // the longest case has 700 tokens and 16 more
 
 std::vector<float> read_floats(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
@@ -73,26 +73,32 @@ const GoldenCase& find_case(const std::string& name) {
   return *found;
 }
 
+Result<LoadedCase> load_case(const GoldenCase& golden, const RunOptions& options) {
+  LoadedCase loaded;
+  QUIPU_ASSIGN_OR_RETURN(
+      loaded.backend,
+      make_cpu_backend({.threads = options.threads, .isa = options.isa, .pin_threads = false}));
+  QUIPU_ASSIGN_OR_RETURN(loaded.file, open_model_file(golden.model, {.weights = options.weights}));
+  QUIPU_ASSIGN_OR_RETURN(loaded.model, load_model(*loaded.file, *loaded.backend,
+                                                  {.batch_tokens_max = kContextTokensMax}));
+  return loaded;
+}
+
 Result<std::unique_ptr<Session>> Session::open(const GoldenCase& golden,
                                                const RunOptions& options) {
   std::unique_ptr<Session> session(new Session());
-  QUIPU_ASSIGN_OR_RETURN(
-      session->backend_,
-      make_cpu_backend({.threads = options.threads, .isa = options.isa, .pin_threads = false}));
-  QUIPU_ASSIGN_OR_RETURN(session->file_,
-                         open_model_file(golden.model, {.weights = options.weights}));
-  QUIPU_ASSIGN_OR_RETURN(session->model_, load_model(*session->file_, *session->backend_,
-                                                     {.batch_tokens_max = kContextTokens}));
-  const ModelConfig& config = session->model_->config();
+  QUIPU_ASSIGN_OR_RETURN(session->loaded_, load_case(golden, options));
+  const ModelConfig& config = session->loaded_.model->config();
   const KvLayerShape layer = {.kv_heads = config.head_count_kv,
                               .key_dim = config.key_length,
                               .value_dim = config.value_length};
   session->spec_ =
       make_kv_cache_spec(std::vector<KvLayerShape>(static_cast<size_t>(config.block_count), layer),
                          options.kv_format, kBlockTokens);
-  session->block_table_ = shuffled_blocks(kContextTokens / kBlockTokens);
-  QUIPU_ASSIGN_OR_RETURN(session->pool_, session->backend_->allocate(session->block_table_.size() *
-                                                                     session->spec_.block_bytes));
+  session->block_table_ = shuffled_blocks(kContextTokensMax / kBlockTokens);
+  QUIPU_ASSIGN_OR_RETURN(session->pool_,
+                         session->loaded_.backend->allocate(session->block_table_.size() *
+                                                            session->spec_.block_bytes));
   // A pool is not cleared: what it holds must not matter.
   std::fill_n(session->pool_->data(), session->pool_->size(), std::byte{0xff});
   return session;
@@ -121,19 +127,23 @@ std::vector<float> Session::feed(std::span<const int32_t> tokens, int chunk,
     }
     const std::vector<int32_t> query_start = {0, static_cast<int32_t>(part.size())};
     const std::span<const float> logits =
-        model_->forward({.token_ids = part,
-                         .positions = positions,
-                         .query_start = query_start,
-                         .slot_mapping = slots,
-                         .block_tables = block_table_,
-                         .block_table_stride = block_table_.size(),
-                         .logit_rows = rows},
-                        kv);
+        loaded_.model->forward({.token_ids = part,
+                                .positions = positions,
+                                .query_start = query_start,
+                                .slot_mapping = slots,
+                                .block_tables = block_table_,
+                                .block_table_stride = block_table_.size(),
+                                .logit_rows = rows},
+                               kv);
     out.insert(out.end(), logits.begin(), logits.end());
     position_ += static_cast<int32_t>(part.size());
     tokens = tokens.subspan(part.size());
   }
   return out;
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
 double normalised_squared_error(std::span<const float> actual, std::span<const float> expected) {

@@ -38,7 +38,16 @@ struct RunOptions {
   KvFormat kv_format = KvFormat::kF32;
 };
 
-// A model and one sequence of it.
+// A model bound to a backend of its own, in order of dependency.
+struct LoadedCase {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<ModelFile> file;
+  std::unique_ptr<Model> model;
+};
+
+Result<LoadedCase> load_case(const GoldenCase& golden, const RunOptions& options);
+
+// A model and one sequence of it, without an engine.
 class Session {
  public:
   static Result<std::unique_ptr<Session>> open(const GoldenCase& golden, const RunOptions& options);
@@ -51,19 +60,22 @@ class Session {
   // Forgets all tokens; the blocks keep their old bytes.
   void restart() { position_ = 0; }
 
-  int vocab_size() const { return static_cast<int>(model_->config().vocab_size); }
+  int vocab_size() const { return static_cast<int>(loaded_.model->config().vocab_size); }
 
  private:
   Session() = default;
 
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<ModelFile> file_;
-  std::unique_ptr<Model> model_;
+  LoadedCase loaded_;
   KvCacheSpec spec_;
   std::unique_ptr<DeviceBuffer> pool_;
   std::vector<int32_t> block_table_;
   int32_t position_ = 0;
 };
+
+// Whether two rows of logits are the same bits.
+bool same_bits(std::span<const float> a, std::span<const float> b);
+
+inline constexpr int kContextTokensMax = 768;  // the longest case has 700 tokens and 16 more
 
 // sum (a - b)^2 / sum b^2.
 double normalised_squared_error(std::span<const float> actual, std::span<const float> expected);

@@ -13,7 +13,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "golden_case.h"
 
@@ -23,7 +22,7 @@ namespace {
 constexpr double kF32Tolerance = 1e-4;
 constexpr double kBF16Tolerance = 1e-4;
 constexpr double kQuantisedTolerance = 1e-3;
-constexpr int kWhole = 768;
+constexpr int kWhole = kContextTokensMax;
 
 struct Setting {
   std::string case_name;
@@ -54,10 +53,6 @@ std::unique_ptr<Session> open_or_fail(const GoldenCase& golden, const RunOptions
 std::vector<float> golden_logits(Session& session, const GoldenCase& golden, int chunk) {
   session.restart();
   return session.feed(golden.tokens, chunk, golden.logit_positions);
-}
-
-bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
 int32_t arg_max(std::span<const float> logits) {
