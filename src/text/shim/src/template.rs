@@ -45,6 +45,8 @@ impl Template {
         );
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", tojson);
+        environment.add_filter("indent", indent);
+        environment.add_test("iterable", is_iterable);
         environment
             .add_template_owned(NAME, strip_generation_tags(source))
             .map_err(|error| Failure::invalid(format!("chat template: {}", describe(&error))))?;
@@ -96,6 +98,43 @@ fn describe(error: &Error) -> String {
 
 fn raise_exception(message: &str) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_string()))
+}
+
+/// As in Python, where None is not iterable (minijinja: an empty sequence).
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// Jinja's indent, which unlike minijinja's keeps a trailing line break.
+fn indent(
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let width = width.or(kwargs.get("width")?);
+    let first = first.or(kwargs.get("first")?).unwrap_or(false);
+    let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let unit = match width {
+        None => "    ".to_string(),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_string(),
+            None => " ".repeat(usize::try_from(width)?.min(1024)),
+        },
+    };
+    let mut out = if first { unit.clone() } else { String::new() };
+    for (i, line) in text.split('\n').enumerate() {
+        if i > 0 {
+            out.push('\n');
+            if blank || !line.is_empty() {
+                out.push_str(&unit);
+            }
+        }
+        out.push_str(line.strip_suffix('\r').unwrap_or(line));
+    }
+    Ok(out)
 }
 
 /// Python's json.dumps with ensure_ascii=False, as transformers defines the filter.
@@ -192,6 +231,12 @@ mod tests {
             r#"{"a":{},"b":[1,2.0,true,null,"<\u00e9\n>"]}"#
         );
         assert_eq!(render("{{ [1, {}] | tojson(indent=2) }}", "{}").unwrap(), "[\n  1,\n  {}\n]");
+    }
+
+    #[test]
+    fn indent_keeps_the_last_line_break() {
+        let source = r#"{{ '{\n' | indent(4, first=true) }}|{{ 'a\n\nb' | indent }}"#;
+        assert_eq!(render(source, "{}").unwrap(), "    {\n|a\n\n    b");
     }
 
     #[test]
