@@ -170,8 +170,9 @@ Status ConfigBuilder::read_rope(int64_t head_dim, int64_t context) {
     return unsupported("rope scaling '{}' is not supported; supported: default, linear, llama3, yarn", printable(type));
   }
   QUIPU_ASSIGN_OR_RETURN(const auto factor, scaling->get_number("factor"));
-  if (!factor || !(*factor > 0.0) || !std::isfinite(*factor)) {
-    return corrupt("rope scaling '{}' needs a positive 'factor', found {}", type,
+  constexpr double kFactorMin = 1e-3, kFactorMax = 1e6;
+  if (!factor || !(*factor >= kFactorMin && *factor <= kFactorMax)) {
+    return corrupt("rope scaling '{}' needs a 'factor' from {} to {}, found {}", type, kFactorMin, kFactorMax,
                    factor ? fmt::format("{}", *factor) : "none");
   }
   if (type == "llama3") return read_llama3(*scaling, *factor, base, head_dim, context);
