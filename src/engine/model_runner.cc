@@ -31,6 +31,10 @@ std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
   return next_tokens_;
 }
 
+size_t ModelRunner::blocks_per_sequence_max() const {
+  return static_cast<size_t>(std::min(storage_.spec().blocks_for_tokens(model_.config().context_length), storage_.blocks()));
+}
+
 void ModelRunner::build_batch(const StepPlan& plan) {
   for (auto* array : {&token_ids_, &positions_, &query_start_, &logit_rows_}) array->clear();
   slot_mapping_.clear();
@@ -38,6 +42,8 @@ void ModelRunner::build_batch(const StepPlan& plan) {
   for (const ScheduledSequence& scheduled : plan.sequences) {
     block_table_stride_ = std::max(block_table_stride_, static_cast<size_t>(scheduled.sequence->table.num_blocks()));
   }
+  // Room for the longest sequences, so that a growing one allocates nothing.
+  block_tables_.reserve(blocks_per_sequence_max() * plan.sequences.size());
   block_tables_.assign(block_table_stride_ * plan.sequences.size(), -1);
   query_start_.push_back(0);
   for (size_t s = 0; s < plan.sequences.size(); ++s) {

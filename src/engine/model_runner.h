@@ -21,6 +21,7 @@ class ModelRunner {
   std::span<const TokenId> run(const StepPlan& plan);
 
  private:
+  size_t blocks_per_sequence_max() const;
   void build_batch(const StepPlan& plan);
   void add_logit_rows(const ScheduledSequence& scheduled, int32_t first_row);
   void consume_logits(const StepPlan& plan, std::span<const float> logits);

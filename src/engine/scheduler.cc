@@ -40,7 +40,8 @@ Status Scheduler::submit(Request request) {
                       "the prompt has {} tokens and the KV cache holds {} ({} blocks of {}); raise --kv-memory",
                       prompt_tokens, token_limit_, pool_.total_blocks(), config_.block_tokens);
   }
-  auto sequence = std::make_unique<Sequence>(std::move(request), config_.block_tokens);
+  const int64_t tokens_max = prompt_tokens + std::min(request.max_tokens, token_limit_ - prompt_tokens);
+  auto sequence = std::make_unique<Sequence>(std::move(request), config_.block_tokens, tokens_max);
   sequence->stats.submitted_ns = clock_.now_ns();
   waiting_.push_back(std::move(sequence));
   return Status::ok_status();

@@ -18,8 +18,13 @@
 namespace quipu {
 
 struct Sequence {
-  Sequence(Request ask, int block_tokens)
-      : request(std::move(ask)), tokens(request.prompt), table(block_tokens), sampler(request.sampling, request.prompt) {
+  // UNITS: tokens_max: tokens of prompt and output; room for them is made here, so that decoding
+  // allocates nothing.
+  Sequence(Request ask, int block_tokens, int64_t tokens_max)
+      : request(std::move(ask)), table(block_tokens), sampler(request.sampling, request.prompt) {
+    tokens.reserve(static_cast<size_t>(tokens_max));
+    tokens = request.prompt;
+    table.expect(tokens_max);
     stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   }
 

@@ -35,6 +35,9 @@ class BlockTable {
   // Takes blocks until `tokens` tokens fit. False, and nothing taken, when the pool has too few.
   [[nodiscard]] bool reserve(BlockPool& pool, int64_t tokens);
 
+  // Makes room to list the blocks of `tokens` tokens, so that taking them later allocates nothing.
+  void expect(int64_t tokens) { blocks_.reserve(static_cast<size_t>((tokens + block_tokens_ - 1) / block_tokens_)); }
+
   // The slot of a position: block id * block_tokens + offset. REQUIRES: position < capacity().
   int64_t slot(int64_t position) const {
     return static_cast<int64_t>(block(static_cast<int>(position / block_tokens_)).value()) * block_tokens_ +

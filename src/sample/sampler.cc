@@ -88,6 +88,9 @@ TokenId Sampler::sample(std::span<const float> logits, int64_t position) {
 // keep are left out before sorting: with top-p, those below (1 - top_p) / vocabulary of the mass
 // cannot reach the nucleus even all together.
 void Sampler::keep_likely(std::span<const float> logits) {
+  // Room for every token at the first draw: how many survive the cuts changes from step to step.
+  candidates_.reserve(logits.size());
+  probabilities_.reserve(logits.size());
   candidates_.clear();
   float best = -INFINITY;
   for (const float logit : logits) best = logit > best ? logit : best;

@@ -70,7 +70,7 @@ TEST_P(SteadyState, ADecodeStepAllocatesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Temperature, SteadyState, testing::Values(0.0f, 1.0f),
-                         [](const auto& info) { return info.param == 0 ? "greedy" : "drawn"; });
+                         [](const auto& setting) { return setting.param == 0 ? "greedy" : "drawn"; });
 
 TEST(AllocationCounter, Counts) {
   allocations = 0;
