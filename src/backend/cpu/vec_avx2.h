@@ -74,6 +74,13 @@ QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec& x, const Vec& y) {
       _mm256_castsi256_ps(_mm256_andnot_si256(first_lanes(begin - 8), first_lanes(end - 8)));
   return {_mm256_blendv_ps(y.a, x.a, a), _mm256_blendv_ps(y.b, x.b, b)};
 }
+QUIPU_INLINE Vec repeat_even(const Vec& x) { return {_mm256_moveldup_ps(x.a), _mm256_moveldup_ps(x.b)}; }
+QUIPU_INLINE Vec repeat_odd(const Vec& x) { return {_mm256_movehdup_ps(x.a), _mm256_movehdup_ps(x.b)}; }
+QUIPU_INLINE Vec quarter_turn(const Vec& x) {
+  const __m256 even_signs = _mm256_castsi256_ps(_mm256_set1_epi64x(0x80000000LL));
+  return {_mm256_xor_ps(_mm256_permute_ps(x.a, 0xB1), even_signs),
+          _mm256_xor_ps(_mm256_permute_ps(x.b, 0xB1), even_signs)};
+}
 QUIPU_INLINE float reduce_add(const Vec& x) {
   const __m256 h = _mm256_add_ps(x.a, x.b);
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

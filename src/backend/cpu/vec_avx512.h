@@ -54,6 +54,12 @@ QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec& a, const Vec& b) {
   const auto mask = static_cast<__mmask16>(first_lanes(end) & ~first_lanes(begin));
   return {_mm512_mask_blend_ps(mask, b.v, a.v)};
 }
+QUIPU_INLINE Vec repeat_even(const Vec& a) { return {_mm512_moveldup_ps(a.v)}; }
+QUIPU_INLINE Vec repeat_odd(const Vec& a) { return {_mm512_movehdup_ps(a.v)}; }
+QUIPU_INLINE Vec quarter_turn(const Vec& a) {
+  const __m512 even_signs = _mm512_castsi512_ps(_mm512_set1_epi64(0x80000000LL));
+  return {_mm512_xor_ps(_mm512_permute_ps(a.v, 0xB1), even_signs)};
+}
 QUIPU_INLINE float reduce_add(const Vec& a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

@@ -74,6 +74,17 @@ QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec& a, const Vec& b) {
   QUIPU_LANES r.v[i] = (i >= begin && i < end) ? a.v[i] : b.v[i];
   return r;
 }
+// Of pairs (a, b): (a, a), (b, b), and (-b, a).
+QUIPU_INLINE Vec repeat_even(const Vec& a) { Vec r; QUIPU_LANES r.v[i] = a.v[i & ~1]; return r; }
+QUIPU_INLINE Vec repeat_odd(const Vec& a) { Vec r; QUIPU_LANES r.v[i] = a.v[i | 1]; return r; }
+QUIPU_INLINE Vec quarter_turn(const Vec& a) {
+  Vec r;
+  for (int i = 0; i < kLanes; i += 2) {
+    r.v[i] = -a.v[i + 1];
+    r.v[i + 1] = a.v[i];
+  }
+  return r;
+}
 // The order of every horizontal sum: halves, then halves again.
 QUIPU_INLINE float reduce_add(const Vec& a) {
   float h[8], q[4];
