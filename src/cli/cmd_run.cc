@@ -90,7 +90,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3");
   command->add_option("-n,--max-tokens,--n-predict", flags->max_tokens, "Most tokens of output")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))->capture_default_str();
-  command->add_option("--stop", flags->stop, "End the output before this text; may be repeated");
+  command->add_option("--stop", flags->stop, "End the output before this text; may be repeated")->allow_extra_args(false);
   command->add_flag("--chat", flags->chat, "Put the prompt into the model's chat template as a user's message");
   command->add_option("--system", flags->system, "System message for --chat")->needs("--chat");
   command->add_flag("--echo", flags->echo, "Print the prompt before the output");

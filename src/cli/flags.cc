@@ -87,7 +87,7 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
       ->capture_default_str();
   command.add_option("--presence-penalty", params.presence_penalty, "Subtracted once from tokens of the output")->capture_default_str();
   command.add_option("--frequency-penalty", params.frequency_penalty, "Subtracted for each time in the output")->capture_default_str();
-  command.add_option("--logit-bias", flags.logit_bias, "ID=BIAS, such as 42=-1.5; may be repeated");
+  command.add_option("--logit-bias", flags.logit_bias, "ID=BIAS, such as 42=-1.5; may be repeated")->allow_extra_args(false);
   command.add_option("-s,--seed", flags.seed, "Seed of the draws (default: a new one each run)");
 }
 

@@ -27,10 +27,17 @@ std::vector<std::string> known_names(const CLI::App& app, bool flags) {
   return names;
 }
 
-int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
+// `first_argument` is what stands where a command is expected.
+int report_parse_error(const CLI::App& app, const CLI::ParseError& error, const std::string& first_argument) {
   std::string message = error.what();
   const std::vector<std::string> extra = app.remaining(true);
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extra.empty()) {
+  if (app.get_subcommands().empty()) {
+    message = "no command";
+    if (!first_argument.empty()) {
+      message = "unknown command '" + first_argument + "'";
+      if (const auto suggestion = nearest(first_argument, known_names(app, false))) message += "; did you mean '" + *suggestion + "'?";
+    }
+  } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extra.empty()) {
     const std::string word = extra.front().substr(0, extra.front().find('='));
     const bool is_flag = word.starts_with("-");
     message = std::string(is_flag ? "unknown flag " : "unexpected argument ") + "'" + word + "'";
@@ -62,7 +69,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    return report_parse_error(app, error);
+    return report_parse_error(app, error, argc > 1 ? argv[1] : "");
   }
   return exit_code;
 }
