@@ -38,6 +38,8 @@ NMSE_MAX = 1e-3
 PLAIN = ("f32", "f16")
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
 STORIES_PROMPT = [1, 403, 407, 261, 378]  # "Once upon a time"
+SHAPES = [f"tiny-{name}" for name in ("llama", "qwen2", "qwen3", "gpt2", "starcoder")]
+SYNTH_PROMPT = [(17 + 29 * i * i) % 321 for i in range(40)]  # their vocabulary is 321
 
 
 class Quipu:
@@ -56,6 +58,10 @@ class Quipu:
     def quantize(self, source, target, kind):
         if not target.exists():
             self.call("quantize", source, target, "--type", kind, "--quiet")
+
+    def synthesise(self, shape, target):
+        if not target.exists():
+            self.call("synth", "--arch", shape, "--type", "f32", "-o", target, "--quiet")
 
     def logits(self, model, tokens):
         """Logits of every position. SHAPE: [len(tokens)] rows of [vocabulary]."""
@@ -89,10 +95,12 @@ def nmse(rows, expected):
 
 
 class Peer:
-    """llama.cpp on one file."""
+    """llama.cpp on one file, at its most exact: an F32 cache and no flash attention, whose CPU form
+    rounds to F16 on the way."""
 
     def __init__(self, llama, path, threads):
-        self.session = llama_cpp.Session(llama, path, threads=threads, kv="f32", context=1024)
+        self.session = llama_cpp.Session(llama, path, threads=threads, kv="f32", context=1024,
+                                         flash=0)
 
     def continue_greedily(self, prompt, steps):
         """(tokens of prompt and continuation, logits of every position but the last token's)."""
@@ -164,6 +172,8 @@ class Case:
 
     def prepare(self, quipu, work):
         """Makes the file, and for block types the same weights in F32; returns the latter."""
+        if self.name in SHAPES:
+            quipu.synthesise(self.name, self.source)
         if self.target != self.source:
             quipu.quantize(self.source, self.target, self.kind)
         if self.kind in PLAIN:
@@ -229,22 +239,27 @@ def plain_cases(work):
             for kind in PLAIN:
                 yield Case(folder.name, kind, folder, golden_prompt(folder),
                            work / f"{folder.name}-{kind}.gguf")
+    for shape in SHAPES:
+        source = work / f"{shape}-f32.gguf"
+        yield Case(shape, "f32", source, SYNTH_PROMPT)
+        yield Case(shape, "f16", source, SYNTH_PROMPT, work / f"{shape}-f16.gguf")
 
 
 def block_cases(work):
     """Every block type.
 
-    A row that a k-quant's 256 does not divide is stored as Q8_0, so k-quants are compared on the
-    wide models (the golden GGUF files) and on files that `quantize` makes from them.
+    A row that a k-quant's 256 does not divide is stored as Q8_0, so k-quants are compared on wide
+    models only: synthetic ones, and the golden GGUF files.
     """
     stories = stories_source(work)
-    wide = GOLDEN / "llama-q4_k"
     for kind in BLOCK_TYPES:
-        if stories:
+        if stories and not kind.endswith("_k"):
             yield Case("stories260K (trained)", kind, stories, STORIES_PROMPT,
                        work / f"stories260K-{kind}.gguf")
-        yield Case("llama, 256 wide", kind, wide / "model.gguf", golden_prompt(wide),
-                   work / f"llama-wide-{kind}.gguf")
+    for shape in SHAPES:
+        for kind in BLOCK_TYPES:
+            yield Case(shape, kind, work / f"{shape}-f32.gguf", SYNTH_PROMPT,
+                       work / f"{shape}-{kind}.gguf")
     for folder in sorted(GOLDEN.iterdir()):
         if (folder / "model.gguf").exists():
             kind = "mixed" if folder.name == "llama-every-type" else folder.name.rsplit("-", 1)[1]
