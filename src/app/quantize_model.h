@@ -17,12 +17,12 @@ namespace quipu {
 
 // How far the writing of a model file has come.
 struct WriteProgress {
-  std::string_view tensor;   // done
+  std::string_view tensor;  // done
   DType from;
   DType to;
   size_t tensors_done;
   size_t tensors_total;
-  uint64_t bytes_done;       // UNITS: bytes written
+  uint64_t bytes_done;  // UNITS: bytes written
   uint64_t bytes_total;
 };
 
@@ -42,7 +42,8 @@ struct QuantizeOptions {
 // ERRORS: kResourceExhausted (the disk has not enough room, said before the work where that can be
 // known), kIo, kCancelled by the progress callback; those of ModelFile::read.
 // REQUIRES: options.threads >= 1.
-Status quantize_model(const ModelFile& in, const std::filesystem::path& out, const QuantizeOptions& options);
+Status quantize_model(const ModelFile& in, const std::filesystem::path& out,
+                      const QuantizeOptions& options);
 
 // Fails with kResourceExhausted when the file system of `out` has less room than `bytes`.
 Status check_room_for(const std::filesystem::path& out, uint64_t bytes);

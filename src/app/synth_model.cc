@@ -23,7 +23,7 @@ struct ModelShape {
   std::string_view architecture;
   int64_t layers, hidden, inner, heads, heads_kv, head_dim, vocabulary, context;
   bool tied;
-  double theta;           // 0: learned positions
+  double theta;  // 0: learned positions
   double epsilon;
   double rope_factor = 0;  // of llama3 scaling; 0: none
 };
@@ -35,15 +35,18 @@ constexpr std::array kShapes = {
     ModelShape{"qwen3-4b", "qwen3", 36, 2560, 9728, 32, 8, 128, 151936, 40960, true, 1e6, 1e-6},
     ModelShape{"qwen3-8b", "qwen3", 36, 4096, 12288, 32, 8, 128, 151936, 40960, false, 1e6, 1e-6},
     ModelShape{"qwen2.5-0.5b", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 32768, true, 1e6, 1e-6},
-    ModelShape{"llama-3.2-1b", "llama", 16, 2048, 8192, 32, 8, 64, 128256, 131072, true, 5e5, 1e-5, 32},
-    ModelShape{"llama-3.2-3b", "llama", 28, 3072, 8192, 24, 8, 128, 128256, 131072, true, 5e5, 1e-5, 32},
+    ModelShape{"llama-3.2-1b", "llama", 16, 2048, 8192, 32, 8, 64, 128256, 131072, true, 5e5, 1e-5,
+               32},
+    ModelShape{"llama-3.2-3b", "llama", 28, 3072, 8192, 24, 8, 128, 128256, 131072, true, 5e5, 1e-5,
+               32},
     ModelShape{"llama-3-8b", "llama", 32, 4096, 14336, 32, 8, 128, 128256, 8192, false, 5e5, 1e-5},
     ModelShape{"llama-2-7b", "llama", 32, 4096, 11008, 32, 32, 128, 32000, 4096, false, 1e4, 1e-5},
     ModelShape{"tinyllama-1.1b", "llama", 22, 2048, 5632, 32, 4, 64, 32000, 2048, false, 1e4, 1e-5},
     ModelShape{"smollm2-135m", "llama", 30, 576, 1536, 9, 3, 64, 49152, 8192, true, 1e5, 1e-5},
     ModelShape{"mistral-7b", "llama", 32, 4096, 14336, 32, 8, 128, 32768, 32768, false, 1e6, 1e-5},
     ModelShape{"gpt2", "gpt2", 12, 768, 3072, 12, 12, 64, 50257, 1024, true, 0, 1e-5},
-    ModelShape{"starcoderbase-1b", "starcoder", 24, 2048, 8192, 16, 1, 128, 49152, 8192, true, 0, 1e-5},
+    ModelShape{"starcoderbase-1b", "starcoder", 24, 2048, 8192, 16, 1, 128, 49152, 8192, true, 0,
+               1e-5},
     // For tests: rows of 256, so that every type applies; vocabularies that 16 does not divide.
     ModelShape{"tiny-llama", "llama", 2, 256, 256, 4, 2, 64, 321, 2048, false, 1e4, 1e-5},
     ModelShape{"tiny-qwen2", "qwen2", 2, 256, 256, 4, 1, 64, 321, 2048, true, 1e6, 1e-6},
@@ -67,7 +70,8 @@ struct SynthTensor {
 
 class ModelPlan {
  public:
-  ModelPlan(const ModelShape& shape, DType type) : shape_(shape), mix_{type, shape.layers, shape.tied} {
+  ModelPlan(const ModelShape& shape, DType type)
+      : shape_(shape), mix_{type, shape.layers, shape.tied} {
     add_globals();
     for (int64_t layer = 0; layer < shape.layers; ++layer) add_layer(layer);
   }
@@ -81,12 +85,14 @@ class ModelPlan {
     TensorInfo info{std::move(name), DType::kF32, std::move(dimensions), 0};
     info.dtype = mixed_dtype(mix_, info.name, info.shape);
     const auto columns = static_cast<size_t>(info.shape.back());
-    info.bytes = static_cast<size_t>(element_count(info.shape)) / columns * row_bytes(info.dtype, columns);
+    info.bytes =
+        static_cast<size_t>(element_count(info.shape)) / columns * row_bytes(info.dtype, columns);
     tensors_.push_back({std::move(info), std::move(recipe)});
   }
 
   // A linear layer keeps the scale of its input: inputs of size 1 give outputs of size `gain`.
-  void add_linear(const std::string& name, int64_t out, int64_t in, float gain = 1, bool biased = false) {
+  void add_linear(const std::string& name, int64_t out, int64_t in, float gain = 1,
+                  bool biased = false) {
     add(name + ".weight", {out, in}, {0, gain / std::sqrt(static_cast<float>(in)), {}});
     if (biased) add(name + ".bias", {out}, {0, 0.02f, {}});
   }
@@ -98,21 +104,26 @@ class ModelPlan {
 
   void add_globals() {
     const float root = std::sqrt(static_cast<float>(shape_.hidden));
-    // As a head, logits get a deviation of 2; as an embedding its scale matters little (norms follow).
-    add("token_embd.weight", {shape_.vocabulary, shape_.hidden}, {0, shape_.tied ? 2 / root : 1, {}});
-    if (is_gpt2_like()) add("position_embd.weight", {shape_.context, shape_.hidden}, {0, 0.5f / root, {}});
+    // As a head, logits get a deviation of 2; as an embedding its scale matters little (norms
+    // follow).
+    add("token_embd.weight", {shape_.vocabulary, shape_.hidden},
+        {0, shape_.tied ? 2 / root : 1, {}});
+    if (is_gpt2_like())
+      add("position_embd.weight", {shape_.context, shape_.hidden}, {0, 0.5f / root, {}});
     add_norm("output_norm", shape_.hidden);
     if (!shape_.tied) add_linear("output", shape_.vocabulary, shape_.hidden, 2);
     if (shape_.rope_factor != 0) {
       const auto factors = llama3_rope_factors(
-          {.theta = shape_.theta, .factor = shape_.rope_factor, .original_context = 8192}, shape_.head_dim);
+          {.theta = shape_.theta, .factor = shape_.rope_factor, .original_context = 8192},
+          shape_.head_dim);
       add("rope_freqs.weight", {static_cast<int64_t>(factors.size())}, {0, 0, factors});
     }
   }
 
   void add_layer(int64_t layer) {
     const std::string block = fmt::format("blk.{}.", layer);
-    const int64_t q_rows = shape_.heads * shape_.head_dim, kv_rows = shape_.heads_kv * shape_.head_dim;
+    const int64_t q_rows = shape_.heads * shape_.head_dim,
+                  kv_rows = shape_.heads_kv * shape_.head_dim;
     // 2 * layers additions to the residual stream sum to a deviation of about 1.
     const float residual_gain = 1 / std::sqrt(2 * static_cast<float>(shape_.layers));
     const bool biased = is_gpt2_like();
@@ -148,7 +159,8 @@ Metadata metadata_of(const ModelShape& shape, const SynthOptions& options) {
   };
   const auto size = [](int64_t value) { return static_cast<uint64_t>(value); };
   metadata.set("general.architecture", std::string(shape.architecture));
-  metadata.set("general.name", fmt::format("synthetic {} (random weights, seed {})", shape.name, options.seed));
+  metadata.set("general.name",
+               fmt::format("synthetic {} (random weights, seed {})", shape.name, options.seed));
   set("context_length", size(shape.context));
   set("embedding_length", size(shape.hidden));
   set("block_count", size(shape.layers));
@@ -187,13 +199,15 @@ class BlockPool {
   }
 
   // One row of `columns`, made of units that (seed, tensor, row) choose.
-  void fill_row(size_t columns, uint64_t seed, uint64_t tensor, uint64_t row, std::byte* out) const {
+  void fill_row(size_t columns, uint64_t seed, uint64_t tensor, uint64_t row,
+                std::byte* out) const {
     const size_t total = row_bytes(dtype_, columns);
     std::array<uint32_t, 4> draws{};
     for (size_t unit = 0, at = 0; at < total; ++unit, at += unit_bytes_) {
       if (unit % 4 == 0) draws = philox4x32(seed, row, tensor << 32 | unit / 4);
       const size_t chosen = draws[unit % 4] & (units_ - 1);
-      std::memcpy(out + at, bytes_.data() + chosen * unit_bytes_, std::min(unit_bytes_, total - at));
+      std::memcpy(out + at, bytes_.data() + chosen * unit_bytes_,
+                  std::min(unit_bytes_, total - at));
     }
   }
 
@@ -216,10 +230,13 @@ class SynthWriter {
   }
 
   Status write(const SynthTensor& tensor, uint64_t index) {
-    if (tensor.info.shape.size() == 1) return writer_.append(std::as_bytes(std::span(vector_values(tensor, index))));
-    const auto [found, inserted] = pools_.try_emplace({tensor.info.dtype, tensor.recipe.deviation}, nullptr);
+    if (tensor.info.shape.size() == 1)
+      return writer_.append(std::as_bytes(std::span(vector_values(tensor, index))));
+    const auto [found, inserted] =
+        pools_.try_emplace({tensor.info.dtype, tensor.recipe.deviation}, nullptr);
     if (inserted) {
-      found->second = std::make_unique<BlockPool>(tensor.info.dtype, tensor.recipe.deviation, pool_elements_, options_.seed);
+      found->second = std::make_unique<BlockPool>(tensor.info.dtype, tensor.recipe.deviation,
+                                                  pool_elements_, options_.seed);
     }
     const BlockPool& pool = *found->second;
     const auto columns = static_cast<size_t>(tensor.info.shape.back());
@@ -238,7 +255,8 @@ class SynthWriter {
     if (!tensor.recipe.fixed.empty()) return tensor.recipe.fixed;
     Random random(philox4x32(options_.seed, index, ~uint64_t{0})[0]);
     vector_.resize(static_cast<size_t>(tensor.info.shape[0]));
-    for (float& value : vector_) value = tensor.recipe.mean + tensor.recipe.deviation * random.next_normal();
+    for (float& value : vector_)
+      value = tensor.recipe.mean + tensor.recipe.deviation * random.next_normal();
     return vector_;
   }
 
@@ -254,21 +272,25 @@ Result<ModelShape> find_shape(const SynthOptions& options) {
   const auto found = std::find(names.begin(), names.end(), options.shape);
   if (found == names.end()) {
     const auto near = nearest(options.shape, names);
-    return make_error(ErrorCode::kInvalidArgument, "unknown model shape '{}'{}; known: {}", options.shape,
-                      near ? fmt::format(" (did you mean '{}'?)", *near) : "", fmt::join(names, ", "));
+    return make_error(ErrorCode::kInvalidArgument, "unknown model shape '{}'{}; known: {}",
+                      options.shape, near ? fmt::format(" (did you mean '{}'?)", *near) : "",
+                      fmt::join(names, ", "));
   }
   ModelShape shape = kShapes[static_cast<size_t>(found - names.begin())];
-  const auto apply = [&](const char* what, std::optional<int64_t> wanted, int64_t max, int64_t& value) -> Status {
+  const auto apply = [&](const char* what, std::optional<int64_t> wanted, int64_t max,
+                         int64_t& value) -> Status {
     if (!wanted) return Status::ok_status();
     if (*wanted < 1 || *wanted > max) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: expected 1 to {}, found {}", what, max, *wanted);
+      return make_error(ErrorCode::kInvalidArgument, "{}: expected 1 to {}, found {}", what, max,
+                        *wanted);
     }
     value = *wanted;
     return Status::ok_status();
   };
   QUIPU_RETURN_IF_ERROR(apply("layers", options.layers, 1000, shape.layers));
   QUIPU_RETURN_IF_ERROR(apply("context", options.context, int64_t{1} << 24, shape.context));
-  QUIPU_RETURN_IF_ERROR(apply("vocabulary", options.vocabulary, int64_t{1} << 22, shape.vocabulary));
+  QUIPU_RETURN_IF_ERROR(
+      apply("vocabulary", options.vocabulary, int64_t{1} << 22, shape.vocabulary));
   return shape;
 }
 
@@ -294,9 +316,10 @@ Status synth_model(const SynthOptions& options, const std::filesystem::path& out
   for (size_t i = 0; i < tensors.size(); ++i) {
     QUIPU_RETURN_IF_ERROR(synth.write(tensors[i], i));
     if (!options.progress) continue;
-    const WriteProgress progress = {infos[i].name, infos[i].dtype, infos[i].dtype, i + 1, infos.size(),
-                                    writer.bytes_written(), bytes_total};
-    if (!options.progress(progress)) return make_error(ErrorCode::kCancelled, "{}: stopped; nothing was written", out.string());
+    const WriteProgress progress = {infos[i].name, infos[i].dtype,         infos[i].dtype, i + 1,
+                                    infos.size(),  writer.bytes_written(), bytes_total};
+    if (!options.progress(progress))
+      return make_error(ErrorCode::kCancelled, "{}: stopped; nothing was written", out.string());
   }
   return writer.finish();
 }

@@ -3,8 +3,8 @@
 //
 // Weights are drawn from normal distributions whose deviations keep activations and logits near 1:
 // 1 / sqrt(inputs) for a linear layer, less for those that add to the residual stream. To be fast,
-// the quantiser runs on a pool of a million values per (type, deviation), and rows are made of blocks
-// drawn from it; so the file depends on the arguments alone, not on threads.
+// the quantiser runs on a pool of a million values per (type, deviation), and rows are made of
+// blocks drawn from it; so the file depends on the arguments alone, not on threads.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,8 @@ struct SynthOptions {
   WriteProgressCallback progress;
 };
 
-// Every shape: the published ones ("qwen3-0.6b", ...), then small ones for tests ("tiny-llama", ...).
+// Every shape: the published ones ("qwen3-0.6b", ...), then small ones for tests ("tiny-llama",
+// ...).
 std::vector<std::string> synth_shape_names();
 
 // Writes the model. The tokenizer model is "no_vocab". Memory: a panel of rows and the pools.

@@ -20,7 +20,8 @@ namespace quipu {
 
 class ByteReader {
  public:
-  ByteReader(std::span<const std::byte> bytes, std::string_view file) : bytes_(bytes), file_(file) {}
+  ByteReader(std::span<const std::byte> bytes, std::string_view file)
+      : bytes_(bytes), file_(file) {}
 
   uint64_t offset() const { return offset_; }
   uint64_t remaining() const { return bytes_.size() - offset_; }
@@ -48,18 +49,20 @@ class ByteReader {
   // Fails unless `count` items of at least `bytes_min` bytes each can still follow.
   Status check_count(uint64_t count, uint64_t bytes_min, std::string_view what) const {
     if (count <= remaining() / bytes_min) return Status::ok_status();
-    return make_error(ErrorCode::kCorruptData,
-                      "{}: {} at offset {}: the count is {}, but the {} bytes that are left hold {} at "
-                      "most; the file is damaged or incomplete, get it again",
-                      file_, what, offset_, count, remaining(), remaining() / bytes_min);
+    return make_error(
+        ErrorCode::kCorruptData,
+        "{}: {} at offset {}: the count is {}, but the {} bytes that are left hold {} at "
+        "most; the file is damaged or incomplete, get it again",
+        file_, what, offset_, count, remaining(), remaining() / bytes_min);
   }
 
  private:
   Status truncated(std::string_view what, uint64_t wanted) const {
-    return make_error(ErrorCode::kCorruptData,
-                      "{}: {} at offset {}: expected {} more bytes, found {}; the file is damaged or "
-                      "incomplete, get it again",
-                      file_, what, offset_, wanted, remaining());
+    return make_error(
+        ErrorCode::kCorruptData,
+        "{}: {} at offset {}: expected {} more bytes, found {}; the file is damaged or "
+        "incomplete, get it again",
+        file_, what, offset_, wanted, remaining());
   }
 
   std::span<const std::byte> bytes_;

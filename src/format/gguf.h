@@ -1,9 +1,9 @@
 // GGUF, the container: header, metadata and tensor table over bytes in memory; and its writer.
 //
 //   "GGUF" | u32 version | tensor count | key count
-//   keys:    string key | u32 type | value                       (arrays: u32 type | count | values)
-//   tensors: string name | u32 n_dims | n_dims dims | u32 type | u64 offset
-//   padding to general.alignment (32 unless set), then the data; offsets count from its start
+//   keys:    string key | u32 type | value                       (arrays: u32 type | count |
+//   values) tensors: string name | u32 n_dims | n_dims dims | u32 type | u64 offset padding to
+//   general.alignment (32 unless set), then the data; offsets count from its start
 //
 // Counts, lengths and dims are u32 in version 1 and u64 in versions 2 and 3; a string is its length
 // and bytes. Dims are written innermost first; here they are turned (tensor/tensor_view.h).
@@ -29,8 +29,19 @@ inline constexpr uint64_t kGgufDefaultAlignment = 32;
 
 // GGUF's value types by id.
 enum class GgufType : uint32_t {
-  kUint8 = 0, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray,
-  kUint64, kInt64, kFloat64,
+  kUint8 = 0,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 
 struct GgufTensor {

@@ -57,8 +57,9 @@ Result<GgufContents> GgufModel::add_file(const std::filesystem::path& path) {
   QUIPU_ASSIGN_OR_RETURN(GgufContents contents, parse_gguf(file.bytes(), path.string()));
   for (const GgufTensor& tensor : contents.tensors) {
     if (!directory_.add({tensor.name, tensor.dtype, tensor.shape, tensor.bytes})) {
-      return make_error(ErrorCode::kCorruptData, "{}: tensor '{}' is in an earlier file of the split set too",
-                        path.string(), printable(tensor.name));
+      return make_error(ErrorCode::kCorruptData,
+                        "{}: tensor '{}' is in an earlier file of the split set too", path.string(),
+                        printable(tensor.name));
     }
     places_.push_back({files_.size(), tensor.offset});
   }
@@ -67,7 +68,8 @@ Result<GgufContents> GgufModel::add_file(const std::filesystem::path& path) {
 }
 
 // "model-00001-of-00003.gguf" for (1, 3), from the name of any part; nothing for other names.
-std::optional<std::filesystem::path> split_part_path(const std::filesystem::path& path, int64_t part, int64_t count) {
+std::optional<std::filesystem::path> split_part_path(const std::filesystem::path& path,
+                                                     int64_t part, int64_t count) {
   const std::string name = path.filename().string();
   const std::string_view kPattern = "-00001-of-00001.gguf";
   if (name.size() <= kPattern.size()) return std::nullopt;
@@ -85,21 +87,24 @@ Status GgufModel::open_rest_of_split(const GgufContents& first) {
   if (count <= 1) return Status::ok_status();
   const auto expected_first = split_part_path(path_, 1, count);
   if (!expected_first) {
-    return make_error(ErrorCode::kCorruptData,
-                      "{}: 'split.count' says that this is one of {} files, but its name does not end in "
-                      "-00001-of-{:05}.gguf, so the others cannot be found; give it its original name",
-                      path_.string(), count, count);
+    return make_error(
+        ErrorCode::kCorruptData,
+        "{}: 'split.count' says that this is one of {} files, but its name does not end in "
+        "-00001-of-{:05}.gguf, so the others cannot be found; give it its original name",
+        path_.string(), count, count);
   }
   const int64_t number = first.metadata.get_int("split.no").value_or(0);
   if (number != 0 || expected_first->filename() != path_.filename()) {
-    return make_error(ErrorCode::kInvalidArgument, "{}: this is file {} of a split set of {}; open the first one, {}",
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}: this is file {} of a split set of {}; open the first one, {}",
                       path_.string(), number + 1, count, expected_first->string());
   }
   for (int64_t part = 2; part <= count; ++part) {
     const std::filesystem::path part_path = *split_part_path(path_, part, count);
     auto contents = add_file(part_path);
     if (contents.status().code() == ErrorCode::kNotFound) {
-      return make_error(ErrorCode::kNotFound, "{}: file {} of the split set of {} is missing; put it beside {}",
+      return make_error(ErrorCode::kNotFound,
+                        "{}: file {} of the split set of {} is missing; put it beside {}",
                         part_path.string(), part, count, path_.filename().string());
     }
     if (!contents.ok()) return contents.status();
@@ -107,13 +112,15 @@ Status GgufModel::open_rest_of_split(const GgufContents& first) {
     const int64_t part_count = contents->metadata.get_int("split.count").value_or(-1);
     if (part_number != part - 1 || part_count != count) {
       return make_error(ErrorCode::kCorruptData,
-                        "{}: expected split.no {} and split.count {}, found {} and {}; the files are not of one set",
+                        "{}: expected split.no {} and split.count {}, found {} and {}; the files "
+                        "are not of one set",
                         part_path.string(), part - 1, count, part_number, part_count);
     }
   }
   const auto total = first.metadata.get_int("split.tensors.count");
   if (total && *total != static_cast<int64_t>(places_.size())) {
-    return make_error(ErrorCode::kCorruptData, "{}: 'split.tensors.count' is {}, but the {} files hold {} tensors",
+    return make_error(ErrorCode::kCorruptData,
+                      "{}: 'split.tensors.count' is {}, but the {} files hold {} tensors",
                       path_.string(), *total, count, places_.size());
   }
   return Status::ok_status();

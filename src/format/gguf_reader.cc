@@ -12,7 +12,7 @@ namespace quipu {
 
 namespace {
 
-constexpr uint64_t kNameBytesMax = 65535;     // GGUF's limit for keys; tensor names get the same
+constexpr uint64_t kNameBytesMax = 65535;  // GGUF's limit for keys; tensor names get the same
 constexpr uint64_t kAlignmentMax = 1 << 20;
 constexpr uint32_t kDimensionsMax = 4;
 
@@ -54,10 +54,12 @@ class GgufParser {
     const uint64_t offset = reader_.offset();
     QUIPU_ASSIGN_OR_RETURN(const std::string_view name, read_string(what));
     if (name.empty() || name.size() > kNameBytesMax) {
-      return corrupt("{} at offset {}: expected 1 to {} bytes, found {}", what, offset, kNameBytesMax, name.size());
+      return corrupt("{} at offset {}: expected 1 to {} bytes, found {}", what, offset,
+                     kNameBytesMax, name.size());
     }
     if (const size_t valid = valid_utf8_prefix(name); valid != name.size()) {
-      return corrupt("{} '{}' at offset {}: not valid UTF-8 at byte {}", what, printable(name), offset, valid);
+      return corrupt("{} '{}' at offset {}: not valid UTF-8 at byte {}", what, printable(name),
+                     offset, valid);
     }
     return std::string(name);
   }
@@ -66,18 +68,21 @@ class GgufParser {
     const auto magic = reader_.read_bytes(4, "magic");
     if (!magic.ok()) return magic.status();
     if (*magic != kGgufMagic) {
-      return corrupt("not a GGUF file: expected the magic 'GGUF' at offset 0, found '{}'", printable(*magic));
+      return corrupt("not a GGUF file: expected the magic 'GGUF' at offset 0, found '{}'",
+                     printable(*magic));
     }
     QUIPU_ASSIGN_OR_RETURN(contents_.version, reader_.read<uint32_t>("version"));
     if (contents_.version < 1 || contents_.version > 3) {
       const bool swapped = (contents_.version & 0xFFFF) == 0 && contents_.version != 0;
-      return make_error(ErrorCode::kUnsupported, "{}: GGUF version {}: quipu reads versions 1 to 3{}", file_,
-                        contents_.version,
-                        swapped ? "; the file seems to be big-endian, convert it to little-endian" : "");
+      return make_error(
+          ErrorCode::kUnsupported, "{}: GGUF version {}: quipu reads versions 1 to 3{}", file_,
+          contents_.version,
+          swapped ? "; the file seems to be big-endian, convert it to little-endian" : "");
     }
     QUIPU_ASSIGN_OR_RETURN(tensor_count_, read_size("tensor count"));
     QUIPU_ASSIGN_OR_RETURN(key_count_, read_size("metadata key count"));
-    QUIPU_RETURN_IF_ERROR(reader_.check_count(key_count_, size_bytes() + 1 + 4 + 1, "metadata keys"));
+    QUIPU_RETURN_IF_ERROR(
+        reader_.check_count(key_count_, size_bytes() + 1 + 4 + 1, "metadata keys"));
     return reader_.check_count(tensor_count_, min_tensor_bytes(), "tensor table");
   }
 
@@ -103,8 +108,8 @@ class GgufParser {
     const uint64_t offset = reader_.offset();
     QUIPU_ASSIGN_OR_RETURN(const uint32_t id, reader_.read<uint32_t>("metadata value type"));
     if (id > static_cast<uint32_t>(GgufType::kFloat64)) {
-      return corrupt("metadata key '{}' at offset {}: expected a value type of 0 to 12, found {}", printable(key),
-                     offset, id);
+      return corrupt("metadata key '{}' at offset {}: expected a value type of 0 to 12, found {}",
+                     printable(key), offset, id);
     }
     return static_cast<GgufType>(id);
   }
@@ -119,7 +124,8 @@ class GgufParser {
     const uint64_t offset = reader_.offset();
     QUIPU_ASSIGN_OR_RETURN(const uint8_t byte, reader_.read<uint8_t>(key));
     if (byte > 1) {
-      return corrupt("metadata key '{}' at offset {}: expected a bool of 0 or 1, found {}", printable(key), offset, byte);
+      return corrupt("metadata key '{}' at offset {}: expected a bool of 0 or 1, found {}",
+                     printable(key), offset, byte);
     }
     return byte == 1;
   }
@@ -146,7 +152,8 @@ class GgufParser {
       }
       case GgufType::kArray: break;
     }
-    return make_error(ErrorCode::kUnsupported, "{}: metadata key '{}': arrays inside arrays are not supported", file_,
+    return make_error(ErrorCode::kUnsupported,
+                      "{}: metadata key '{}': arrays inside arrays are not supported", file_,
                       printable(key));
   }
 
@@ -225,15 +232,18 @@ class GgufParser {
     const std::string shown = printable(tensor.name);
     QUIPU_ASSIGN_OR_RETURN(const uint32_t n_dims, reader_.read<uint32_t>("tensor dimension count"));
     if (n_dims < 1 || n_dims > kDimensionsMax) {
-      return corrupt("tensor '{}': expected 1 to {} dimensions, found {}", shown, kDimensionsMax, n_dims);
+      return corrupt("tensor '{}': expected 1 to {} dimensions, found {}", shown, kDimensionsMax,
+                     n_dims);
     }
     uint64_t elements = 1;
     for (uint32_t d = 0; d < n_dims; ++d) {
       QUIPU_ASSIGN_OR_RETURN(const uint64_t dim, read_size("tensor dimension"));
       // Every stored type takes at least half a byte for an element: a real count is below 2^62.
       if (dim == 0 || __builtin_mul_overflow(elements, dim, &elements) || elements >> 62 != 0) {
-        return corrupt("tensor '{}': dimension {} is {}: expected 1 or more, and fewer than 2^62 elements in all",
-                       shown, d, dim);
+        return corrupt(
+            "tensor '{}': dimension {} is {}: expected 1 or more, and fewer than 2^62 elements in "
+            "all",
+            shown, d, dim);
       }
       tensor.shape.push_back(static_cast<int64_t>(dim));
     }
@@ -241,18 +251,22 @@ class GgufParser {
     QUIPU_ASSIGN_OR_RETURN(const uint32_t type_id, reader_.read<uint32_t>("tensor type"));
     const auto dtype = dtype_from_gguf_id(type_id);
     if (!dtype) {
-      return make_error(ErrorCode::kUnsupported, "{}: tensor '{}' has type {}, which quipu cannot read; supported: {}",
+      return make_error(ErrorCode::kUnsupported,
+                        "{}: tensor '{}' has type {}, which quipu cannot read; supported: {}",
                         file_, shown, gguf_type_name(type_id), supported_dtype_names());
     }
     tensor.dtype = *dtype;
     const DTypeTraits& traits = dtype_traits(*dtype);
     const auto columns = static_cast<uint64_t>(tensor.shape.back());
     if (columns % traits.block_elements != 0) {
-      return corrupt("tensor '{}' {}: a row of {} elements is not a multiple of {}'s block of {}", shown,
-                     shape_to_string(tensor.shape), columns, traits.name, traits.block_elements);
+      return corrupt("tensor '{}' {}: a row of {} elements is not a multiple of {}'s block of {}",
+                     shown, shape_to_string(tensor.shape), columns, traits.name,
+                     traits.block_elements);
     }
-    if (__builtin_mul_overflow(elements / traits.block_elements, traits.block_bytes, &tensor.bytes)) {
-      return corrupt("tensor '{}' {}: its size does not fit in 64 bits", shown, shape_to_string(tensor.shape));
+    if (__builtin_mul_overflow(elements / traits.block_elements, traits.block_bytes,
+                               &tensor.bytes)) {
+      return corrupt("tensor '{}' {}: its size does not fit in 64 bits", shown,
+                     shape_to_string(tensor.shape));
     }
     QUIPU_ASSIGN_OR_RETURN(tensor.offset, reader_.read<uint64_t>("tensor offset"));
     return tensor;
@@ -264,8 +278,8 @@ class GgufParser {
     const auto alignment = contents_.metadata.get_int("general.alignment");
     if (!alignment || *alignment < 1 || *alignment > static_cast<int64_t>(kAlignmentMax) ||
         (*alignment & (*alignment - 1)) != 0) {
-      return corrupt("metadata key 'general.alignment': expected a power of two up to {}, found {}", kAlignmentMax,
-                     describe_metadata_value(*value));
+      return corrupt("metadata key 'general.alignment': expected a power of two up to {}, found {}",
+                     kAlignmentMax, describe_metadata_value(*value));
     }
     return static_cast<uint64_t>(*alignment);
   }
@@ -274,17 +288,20 @@ class GgufParser {
   Status place_tensors() {
     QUIPU_ASSIGN_OR_RETURN(const uint64_t align, alignment());
     contents_.data_offset = round_up(reader_.offset(), align);
-    const uint64_t data_bytes = file_bytes_ > contents_.data_offset ? file_bytes_ - contents_.data_offset : 0;
+    const uint64_t data_bytes =
+        file_bytes_ > contents_.data_offset ? file_bytes_ - contents_.data_offset : 0;
     for (GgufTensor& tensor : contents_.tensors) {
       if (tensor.offset % align != 0) {
-        return corrupt("tensor '{}': offset {} is not a multiple of the alignment {}", printable(tensor.name),
-                       tensor.offset, align);
+        return corrupt("tensor '{}': offset {} is not a multiple of the alignment {}",
+                       printable(tensor.name), tensor.offset, align);
       }
       if (tensor.bytes > data_bytes || tensor.offset > data_bytes - tensor.bytes) {
-        return corrupt("tensor '{}' {} {}: its {} bytes at data offset {} end past the end of the file, which holds {} "
-                       "bytes of data; the file is damaged or incomplete, get it again",
-                       printable(tensor.name), dtype_name(tensor.dtype), shape_to_string(tensor.shape), tensor.bytes,
-                       tensor.offset, data_bytes);
+        return corrupt(
+            "tensor '{}' {} {}: its {} bytes at data offset {} end past the end of the file, which "
+            "holds {} "
+            "bytes of data; the file is damaged or incomplete, get it again",
+            printable(tensor.name), dtype_name(tensor.dtype), shape_to_string(tensor.shape),
+            tensor.bytes, tensor.offset, data_bytes);
       }
       tensor.offset += contents_.data_offset;
     }
@@ -301,8 +318,9 @@ class GgufParser {
       const GgufTensor& before = *by_offset[i - 1];
       const GgufTensor& after = *by_offset[i];
       if (before.offset + before.bytes > after.offset) {
-        return corrupt("tensors '{}' (bytes {} to {}) and '{}' (from {}) overlap", printable(before.name),
-                       before.offset, before.offset + before.bytes, printable(after.name), after.offset);
+        return corrupt("tensors '{}' (bytes {} to {}) and '{}' (from {}) overlap",
+                       printable(before.name), before.offset, before.offset + before.bytes,
+                       printable(after.name), after.offset);
       }
     }
     return Status::ok_status();

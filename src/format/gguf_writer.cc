@@ -96,7 +96,8 @@ uint64_t alignment_of(const MetadataEntries& metadata) {
   for (const auto& [key, value] : metadata) {
     if (key != "general.alignment") continue;
     if (const auto* alignment = std::get_if<uint64_t>(&value)) return *alignment;
-    if (const auto* alignment = std::get_if<int64_t>(&value)) return static_cast<uint64_t>(*alignment);
+    if (const auto* alignment = std::get_if<int64_t>(&value))
+      return static_cast<uint64_t>(*alignment);
   }
   return kGgufDefaultAlignment;
 }
@@ -121,7 +122,8 @@ std::string gguf_header(const MetadataEntries& metadata, std::span<const TensorI
                 shape_to_string(tensor.shape));
     out.string(tensor.name);
     out.number(static_cast<uint32_t>(tensor.shape.size()));
-    for (size_t d = tensor.shape.size(); d > 0; --d) out.number(static_cast<uint64_t>(tensor.shape[d - 1]));
+    for (size_t d = tensor.shape.size(); d > 0; --d)
+      out.number(static_cast<uint64_t>(tensor.shape[d - 1]));
     out.number(static_cast<uint32_t>(tensor.dtype));
     out.number(offset);
     offset = round_up(offset + tensor.bytes, alignment);
@@ -130,7 +132,8 @@ std::string gguf_header(const MetadataEntries& metadata, std::span<const TensorI
   return std::move(out.bytes());
 }
 
-Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const MetadataEntries& metadata,
+Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path,
+                                      const MetadataEntries& metadata,
                                       std::vector<TensorInfo> tensors) {
   QUIPU_ASSIGN_OR_RETURN(AtomicFileWriter file, AtomicFileWriter::create(path));
   QUIPU_RETURN_IF_ERROR(file.write(gguf_header(metadata, tensors)));
@@ -138,8 +141,9 @@ Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const M
 }
 
 Status GgufWriter::append(std::span<const std::byte> bytes) {
-  QUIPU_CHECK(current_ < tensors_.size() && bytes.size() <= tensors_[current_].bytes - current_bytes_,
-              "{} bytes do not belong to any tensor", bytes.size());
+  QUIPU_CHECK(
+      current_ < tensors_.size() && bytes.size() <= tensors_[current_].bytes - current_bytes_,
+      "{} bytes do not belong to any tensor", bytes.size());
   QUIPU_RETURN_IF_ERROR(file_.write(bytes));
   current_bytes_ += bytes.size();
   if (current_bytes_ < tensors_[current_].bytes) return Status::ok_status();
@@ -149,9 +153,11 @@ Status GgufWriter::append(std::span<const std::byte> bytes) {
   return file_.write(std::string(round_up(at, alignment_) - at, '\0'));
 }
 
-Status GgufWriter::append_rows(int threads, const std::function<void(int64_t, int64_t, std::byte*)>& make_rows) {
+Status GgufWriter::append_rows(int threads,
+                               const std::function<void(int64_t, int64_t, std::byte*)>& make_rows) {
   constexpr size_t kPanelBytes = 64 * kMiB;
-  QUIPU_CHECK(threads >= 1 && current_ < tensors_.size() && current_bytes_ == 0, "{} threads", threads);
+  QUIPU_CHECK(threads >= 1 && current_ < tensors_.size() && current_bytes_ == 0, "{} threads",
+              threads);
   const TensorInfo& tensor = tensors_[current_];
   const auto columns = static_cast<size_t>(tensor.shape.back());
   const size_t bytes_per_row = row_bytes(tensor.dtype, columns);
@@ -163,10 +169,13 @@ Status GgufWriter::append_rows(int threads, const std::function<void(int64_t, in
   for (int64_t first = 0; first < rows; first += panel_rows) {
     const int64_t count = std::min(panel_rows, rows - first);
     const auto fill = [&](int64_t begin, int64_t end) {
-      if (begin < end) make_rows(first + begin, end - begin, panel.data() + static_cast<size_t>(begin) * bytes_per_row);
+      if (begin < end)
+        make_rows(first + begin, end - begin,
+                  panel.data() + static_cast<size_t>(begin) * bytes_per_row);
     };
     std::vector<std::jthread> others;
-    for (int t = 1; t < threads; ++t) others.emplace_back(fill, count * t / threads, count * (t + 1) / threads);
+    for (int t = 1; t < threads; ++t)
+      others.emplace_back(fill, count * t / threads, count * (t + 1) / threads);
     fill(0, count / threads);
     others.clear();  // joins
     QUIPU_RETURN_IF_ERROR(append(panel.bytes().first(static_cast<size_t>(count) * bytes_per_row)));

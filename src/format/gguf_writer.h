@@ -1,9 +1,9 @@
 // GgufWriter: writes a GGUF version 3 file tensor by tensor; memory use is the header's.
 //
-// Value types follow what other engines expect of the usual keys: uint64 values become u32 (u64 when
-// larger), int64 values i32 (i64 when larger), doubles f32; arrays likewise by their largest element.
-// The file appears under its name only when finish() succeeded (base/file.h).
-// THREADS: thread-compatible.
+// Value types follow what other engines expect of the usual keys: uint64 values become u32 (u64
+// when larger), int64 values i32 (i64 when larger), doubles f32; arrays likewise by their largest
+// element. The file appears under its name only when finish() succeeded (base/file.h). THREADS:
+// thread-compatible.
 #pragma once
 
 #include <filesystem>
@@ -30,7 +30,8 @@ std::string gguf_header(const MetadataEntries& metadata, std::span<const TensorI
 class GgufWriter {
  public:
   // Writes everything before the data. ERRORS: kIo, kResourceExhausted.
-  static Result<GgufWriter> create(const std::filesystem::path& path, const MetadataEntries& metadata,
+  static Result<GgufWriter> create(const std::filesystem::path& path,
+                                   const MetadataEntries& metadata,
                                    std::vector<TensorInfo> tensors);
 
   // The next bytes of the current tensor; after its last byte comes the next tensor.
@@ -41,7 +42,8 @@ class GgufWriter {
   // to first + count - 1 and may run on several threads at once for different rows. Memory: one
   // panel of rows, at most 64 MiB or one row per thread.
   // REQUIRES: the tensor has no bytes yet. ERRORS: kResourceExhausted, kIo.
-  Status append_rows(int threads, const std::function<void(int64_t, int64_t, std::byte*)>& make_rows);
+  Status append_rows(int threads,
+                     const std::function<void(int64_t, int64_t, std::byte*)>& make_rows);
 
   // REQUIRES: every tensor is complete. ERRORS: kResourceExhausted, kIo.
   Status finish();

@@ -29,16 +29,11 @@ constexpr TensorRule kLlamaLayers[] = {
 
 // Rotary halves stay as they are: GGUF's qwen2 and qwen3 pair rows as Hugging Face does.
 constexpr TensorRule kQwenLayers[] = {
-    {"input_layernorm", "attn_norm"},
-    {"self_attn.q_proj", "attn_q"},
-    {"self_attn.k_proj", "attn_k"},
-    {"self_attn.v_proj", "attn_v"},
-    {"self_attn.o_proj", "attn_output"},
-    {"self_attn.q_norm", "attn_q_norm"},
-    {"self_attn.k_norm", "attn_k_norm"},
-    {"post_attention_layernorm", "ffn_norm"},
-    {"mlp.gate_proj", "ffn_gate"},
-    {"mlp.up_proj", "ffn_up"},
+    {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+    {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+    {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+    {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
     {"mlp.down_proj", "ffn_down"},
 };
 
@@ -61,12 +56,8 @@ constexpr TensorRule kGpt2Layers[] = {
 // GPTBigCode: the names of GPT-2, but ordinary linear layers; with multi-query attention its fused
 // rows are queries, one key head, one value head, as GGUF has them.
 constexpr TensorRule kStarcoderLayers[] = {
-    {"ln_1", "attn_norm"},
-    {"attn.c_attn", "attn_qkv"},
-    {"attn.c_proj", "attn_output"},
-    {"ln_2", "ffn_norm"},
-    {"mlp.c_fc", "ffn_up"},
-    {"mlp.c_proj", "ffn_down"},
+    {"ln_1", "attn_norm"}, {"attn.c_attn", "attn_qkv"}, {"attn.c_proj", "attn_output"},
+    {"ln_2", "ffn_norm"},  {"mlp.c_fc", "ffn_up"},      {"mlp.c_proj", "ffn_down"},
 };
 
 constexpr std::string_view kLlamaIgnored[] = {".rotary_emb.inv_freq"};
@@ -74,14 +65,14 @@ constexpr std::string_view kGpt2Ignored[] = {".attn.bias", ".attn.masked_bias"};
 
 constexpr HfArchitecture llama_like(std::string_view model_type, std::string_view gguf_name,
                                     std::span<const TensorRule> layers) {
-  return {model_type, gguf_name, ConfigFamily::kLlama, "model.", "layers.", kLlamaGlobals, layers,
-          kLlamaIgnored, false, 1e-6};
+  return {model_type,    gguf_name, ConfigFamily::kLlama, "model.", "layers.",
+          kLlamaGlobals, layers,    kLlamaIgnored,        false,    1e-6};
 }
 
 constexpr HfArchitecture gpt2_like(std::string_view model_type, std::string_view gguf_name,
                                    std::span<const TensorRule> layers) {
-  return {model_type, gguf_name, ConfigFamily::kGpt2, "transformer.", "h.", kGpt2Globals, layers,
-          kGpt2Ignored, true, 1e-5};
+  return {model_type,   gguf_name, ConfigFamily::kGpt2, "transformer.", "h.",
+          kGpt2Globals, layers,    kGpt2Ignored,        true,           1e-5};
 }
 
 constexpr std::array kArchitectures = {
@@ -109,14 +100,16 @@ bool consume(std::string_view& text, std::string_view prefix) {
 
 }  // namespace
 
-Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type, std::string_view file) {
+Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type,
+                                                   std::string_view file) {
   std::string supported;
   for (const HfArchitecture& architecture : kArchitectures) {
     if (architecture.model_type == model_type) return &architecture;
     supported += supported.empty() ? "" : ", ";
     supported += architecture.model_type;
   }
-  return make_error(ErrorCode::kUnsupported, "{}: architecture '{}' (model_type) is not supported; supported: {}", file,
+  return make_error(ErrorCode::kUnsupported,
+                    "{}: architecture '{}' (model_type) is not supported; supported: {}", file,
                     printable(model_type), supported);
 }
 
@@ -135,11 +128,14 @@ NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view 
   const bool is_bias = suffix == ".bias";
   const auto mapped = [&](const TensorRule* rule, std::optional<int64_t> layer) -> NameLookup {
     if (rule == nullptr) return {NameKind::kUnknown, {}};
-    const RowOrder order = is_bias && rule->order == RowOrder::kTransposed ? RowOrder::kSame : rule->order;
+    const RowOrder order =
+        is_bias && rule->order == RowOrder::kTransposed ? RowOrder::kSame : rule->order;
     const std::string block = layer ? fmt::format("blk.{}.", *layer) : "";
-    return {NameKind::kMapped, {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, layer}};
+    return {NameKind::kMapped,
+            {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, layer}};
   };
-  if (!consume(rest, architecture.layer_prefix)) return mapped(find_rule(architecture.globals, rest), std::nullopt);
+  if (!consume(rest, architecture.layer_prefix))
+    return mapped(find_rule(architecture.globals, rest), std::nullopt);
   int32_t layer = -1;
   const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
   rest.remove_prefix(static_cast<size_t>(end - rest.data()));

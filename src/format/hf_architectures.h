@@ -26,8 +26,8 @@ enum class RowOrder {
   kTransposed,
 };
 
-// "self_attn.q_proj" -> "attn_q"; both names without ".weight" or ".bias". The transposition applies
-// to weights only, the permutation to both.
+// "self_attn.q_proj" -> "attn_q"; both names without ".weight" or ".bias". The transposition
+// applies to weights only, the permutation to both.
 struct TensorRule {
   std::string_view hf_name;
   std::string_view gguf_name;
@@ -37,20 +37,21 @@ struct TensorRule {
 enum class ConfigFamily { kLlama, kGpt2 };
 
 struct HfArchitecture {
-  std::string_view model_type;         // "model_type" of config.json
-  std::string_view gguf_name;          // "general.architecture"
+  std::string_view model_type;  // "model_type" of config.json
+  std::string_view gguf_name;   // "general.architecture"
   ConfigFamily family;
-  std::string_view prefix;             // before every name, where the file has it: "model."
-  std::string_view layer_prefix;       // before the layer number: "layers."
+  std::string_view prefix;        // before every name, where the file has it: "model."
+  std::string_view layer_prefix;  // before the layer number: "layers."
   std::span<const TensorRule> globals;
   std::span<const TensorRule> layers;
   std::span<const std::string_view> ignored;  // ends of names that hold no weights, such as masks
-  bool tied_by_default;                // tie_word_embeddings when the configuration does not say
+  bool tied_by_default;  // tie_word_embeddings when the configuration does not say
   double rms_epsilon_default;
 };
 
 // ERRORS: kUnsupported with the supported ones for any other name.
-Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type, std::string_view file);
+Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type,
+                                                   std::string_view file);
 
 struct MappedName {
   std::string gguf_name;  // with ".weight" or ".bias"

@@ -42,8 +42,9 @@ std::vector<float> llama3_rope_factors(const Llama3Rope& rope, int64_t head_dim)
 
 // `generation` is the text of generation_config.json, empty when there is none. `name` becomes
 // general.name.
-// ERRORS: kCorruptData for text that is not a configuration (key, expected, found); kUnsupported for
-// an architecture, activation, rope scaling or pre-quantised weights that quipu does not handle.
+// ERRORS: kCorruptData for text that is not a configuration (key, expected, found); kUnsupported
+// for an architecture, activation, rope scaling or pre-quantised weights that quipu does not
+// handle.
 Result<HfConfig> parse_hf_config(std::string_view config, std::string_view config_file,
                                  std::string_view generation, std::string_view generation_file,
                                  std::string_view name);

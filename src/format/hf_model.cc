@@ -27,7 +27,8 @@ constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 std::string gguf_inside(const std::filesystem::path& directory) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
-    if (entry.path().extension() == ".gguf") return fmt::format(" such as {}", printable(entry.path().string()));
+    if (entry.path().extension() == ".gguf")
+      return fmt::format(" such as {}", printable(entry.path().string()));
   }
   return "";
 }
@@ -76,10 +77,11 @@ Status HfModel::read_config() {
   const std::filesystem::path config_path = directory_path_ / "config.json";
   auto config = read_file(config_path, kConfigBytesMax);
   if (config.status().code() == ErrorCode::kNotFound) {
-    return make_error(ErrorCode::kNotFound,
-                      "{}: no config.json; expected a Hugging Face model directory (config.json and "
-                      "model.safetensors), or a GGUF file{}",
-                      directory_path_.string(), gguf_inside(directory_path_));
+    return make_error(
+        ErrorCode::kNotFound,
+        "{}: no config.json; expected a Hugging Face model directory (config.json and "
+        "model.safetensors), or a GGUF file{}",
+        directory_path_.string(), gguf_inside(directory_path_));
   }
   if (!config.ok()) return config.status();
   const std::filesystem::path generation_path = directory_path_ / "generation_config.json";
@@ -92,8 +94,9 @@ Status HfModel::read_config() {
   }
   std::filesystem::path folder = directory_path_.lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();
-  QUIPU_ASSIGN_OR_RETURN(config_, parse_hf_config(*config, config_path.string(), generation, generation_path.string(),
-                                                  printable(folder.filename().string())));
+  QUIPU_ASSIGN_OR_RETURN(
+      config_, parse_hf_config(*config, config_path.string(), generation, generation_path.string(),
+                               printable(folder.filename().string())));
   return Status::ok_status();
 }
 
@@ -103,11 +106,14 @@ Result<std::map<std::string, std::vector<std::string>>> HfModel::list_shards() c
     return std::map<std::string, std::vector<std::string>>{{"model.safetensors", {}}};
   }
   if (std::filesystem::exists(directory_path_ / kIndexName, error)) return read_index();
-  const bool pickled = std::filesystem::exists(directory_path_ / "pytorch_model.bin", error) ||
-                       std::filesystem::exists(directory_path_ / "pytorch_model.bin.index.json", error);
-  return make_error(ErrorCode::kNotFound, "{}: neither model.safetensors nor {} is there{}", directory_path_.string(),
-                    kIndexName,
-                    pickled ? "; there is a pytorch_model.bin, which quipu does not read: save the model as safetensors" : "");
+  const bool pickled =
+      std::filesystem::exists(directory_path_ / "pytorch_model.bin", error) ||
+      std::filesystem::exists(directory_path_ / "pytorch_model.bin.index.json", error);
+  return make_error(ErrorCode::kNotFound, "{}: neither model.safetensors nor {} is there{}",
+                    directory_path_.string(), kIndexName,
+                    pickled ? "; there is a pytorch_model.bin, which quipu does not read: save the "
+                              "model as safetensors"
+                            : "");
 }
 
 Result<std::map<std::string, std::vector<std::string>>> HfModel::read_index() const {
@@ -116,18 +122,21 @@ Result<std::map<std::string, std::vector<std::string>>> HfModel::read_index() co
   QUIPU_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, file, kIndexLimits));
   const auto weight_map = json.find("weight_map");
   if (weight_map == json.end() || !weight_map->is_object() || weight_map->empty()) {
-    return make_error(ErrorCode::kCorruptData, "{}: expected 'weight_map', an object of tensor names and files", file);
+    return make_error(ErrorCode::kCorruptData,
+                      "{}: expected 'weight_map', an object of tensor names and files", file);
   }
   std::map<std::string, std::vector<std::string>> shards;
   for (const auto& [tensor, shard] : weight_map->items()) {
     const std::string name = shard.is_string() ? shard.get<std::string>() : "";
     // Plain names of files beside the index: nothing that leads elsewhere, or back to the index.
-    const bool plain = name.ends_with(".safetensors") && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos &&
+    const bool plain = name.ends_with(".safetensors") &&
+                       name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos &&
                        name.front() != '.';
     if (!plain) {
       return make_error(ErrorCode::kCorruptData,
-                        "{}: tensor '{}': expected the name of a .safetensors file in the same directory, found {}", file,
-                        printable(tensor), describe_json(shard));
+                        "{}: tensor '{}': expected the name of a .safetensors file in the same "
+                        "directory, found {}",
+                        file, printable(tensor), describe_json(shard));
     }
     shards[name].push_back(tensor);
   }
@@ -138,7 +147,8 @@ Status HfModel::add_shard(const std::string& name, const std::vector<std::string
   const std::filesystem::path path = directory_path_ / name;
   auto file = MappedFile::open(path);
   if (file.status().code() == ErrorCode::kNotFound) {
-    return make_error(ErrorCode::kNotFound, "{}: missing; {} names it for {} tensors; download it too", path.string(),
+    return make_error(ErrorCode::kNotFound,
+                      "{}: missing; {} names it for {} tensors; download it too", path.string(),
                       kIndexName, promised.size());
   }
   if (!file.ok()) return file.status();
@@ -147,12 +157,14 @@ Status HfModel::add_shard(const std::string& name, const std::vector<std::string
   for (const SafetensorsEntry& entry : entries) names.insert(entry.name);
   for (const std::string& tensor : promised) {
     if (!names.contains(tensor)) {
-      return make_error(ErrorCode::kCorruptData, "{}: {} says that this file holds tensor '{}', but it does not",
+      return make_error(ErrorCode::kCorruptData,
+                        "{}: {} says that this file holds tensor '{}', but it does not",
                         path.string(), kIndexName, printable(tensor));
     }
   }
   files_.push_back(std::move(file).value());
-  for (const SafetensorsEntry& entry : entries) QUIPU_RETURN_IF_ERROR(add_tensor(entry, path.string()));
+  for (const SafetensorsEntry& entry : entries)
+    QUIPU_RETURN_IF_ERROR(add_tensor(entry, path.string()));
   return Status::ok_status();
 }
 
@@ -161,41 +173,56 @@ Status HfModel::add_tensor(const SafetensorsEntry& entry, const std::string& fil
   if (lookup.kind == NameKind::kIgnored) return Status::ok_status();
   const std::string shown = printable(entry.name);
   if (lookup.kind == NameKind::kUnknown) {
-    return make_error(ErrorCode::kUnsupported, "{}: tensor '{}' is not one of architecture '{}'; quipu cannot use this model",
-                      file, shown, config_.architecture->model_type);
+    return make_error(
+        ErrorCode::kUnsupported,
+        "{}: tensor '{}' is not one of architecture '{}'; quipu cannot use this model", file, shown,
+        config_.architecture->model_type);
   }
   const MappedName& mapped = lookup.mapped;
   if (mapped.gguf_name == "output.weight" && config_.tied_embeddings) return Status::ok_status();
   if (mapped.layer && *mapped.layer >= config_.block_count) {
-    return make_error(ErrorCode::kCorruptData, "{}: tensor '{}' is of layer {}, but config.json says that there are {} layers",
-                      file, shown, *mapped.layer, config_.block_count);
+    return make_error(
+        ErrorCode::kCorruptData,
+        "{}: tensor '{}' is of layer {}, but config.json says that there are {} layers", file,
+        shown, *mapped.layer, config_.block_count);
   }
   if (!entry.dtype) {
-    return make_error(ErrorCode::kUnsupported, "{}: tensor '{}' has type {}, which quipu cannot read; supported: F32, F16, BF16",
-                      file, shown, entry.type_name);
+    return make_error(
+        ErrorCode::kUnsupported,
+        "{}: tensor '{}' has type {}, which quipu cannot read; supported: F32, F16, BF16", file,
+        shown, entry.type_name);
   }
   const bool transposed = mapped.order == RowOrder::kTransposed;
   const bool shape_ok = !entry.shape.empty() && entry.shape.size() <= 2 && entry.bytes > 0 &&
                         (!transposed || entry.shape.size() == 2);
   if (!shape_ok) {
-    return make_error(ErrorCode::kCorruptData, "{}: tensor '{}': expected {} dimensions of 1 or more, found {}", file, shown,
+    return make_error(ErrorCode::kCorruptData,
+                      "{}: tensor '{}': expected {} dimensions of 1 or more, found {}", file, shown,
                       transposed ? "2" : "1 or 2", shape_to_string(entry.shape));
   }
-  HfTensor source{files_.size() - 1, entry.offset, entry.bytes, *entry.dtype, entry.shape, mapped.order, 1};
+  HfTensor source{
+      files_.size() - 1, entry.offset, entry.bytes, *entry.dtype, entry.shape, mapped.order, 1};
   if (mapped.order == RowOrder::kPermuteQueryHeads) source.heads = config_.head_count;
   if (mapped.order == RowOrder::kPermuteKeyHeads) source.heads = config_.head_count_kv;
-  if (entry.shape[0] % (source.heads > 1 || mapped.order != RowOrder::kSame ? 2 * source.heads : 1) != 0 && !transposed) {
-    return make_error(ErrorCode::kCorruptData, "{}: tensor '{}' {}: expected rows for {} heads of an even size", file, shown,
+  if (entry.shape[0] %
+              (source.heads > 1 || mapped.order != RowOrder::kSame ? 2 * source.heads : 1) !=
+          0 &&
+      !transposed) {
+    return make_error(ErrorCode::kCorruptData,
+                      "{}: tensor '{}' {}: expected rows for {} heads of an even size", file, shown,
                       shape_to_string(entry.shape), source.heads);
   }
   Shape shape = entry.shape;
   if (transposed) std::swap(shape[0], shape[1]);
   DType dtype = shape.size() == 1 ? DType::kF32 : *entry.dtype;
-  if (options_.weights && is_linear_weight(mapped.gguf_name, shape)) dtype = fitting_dtype(*options_.weights, shape.back());
+  if (options_.weights && is_linear_weight(mapped.gguf_name, shape))
+    dtype = fitting_dtype(*options_.weights, shape.back());
   const int64_t rows = element_count(shape) / shape.back();
-  const size_t bytes = static_cast<size_t>(rows) * row_bytes(dtype, static_cast<size_t>(shape.back()));
+  const size_t bytes =
+      static_cast<size_t>(rows) * row_bytes(dtype, static_cast<size_t>(shape.back()));
   if (!directory_.add({mapped.gguf_name, dtype, shape, bytes})) {
-    return make_error(ErrorCode::kCorruptData, "{}: tensor '{}' appears twice in the model", file, shown);
+    return make_error(ErrorCode::kCorruptData, "{}: tensor '{}' appears twice in the model", file,
+                      shown);
   }
   sources_.push_back(std::move(source));
   return Status::ok_status();
@@ -204,7 +231,10 @@ Status HfModel::add_tensor(const SafetensorsEntry& entry, const std::string& fil
 Status HfModel::add_rope_factors() {
   if (config_.rope_factors.empty()) return Status::ok_status();
   const auto count = static_cast<int64_t>(config_.rope_factors.size());
-  QUIPU_CHECK(directory_.add({std::string(kRopeFactors), DType::kF32, {count}, config_.rope_factors.size() * sizeof(float)}),
+  QUIPU_CHECK(directory_.add({std::string(kRopeFactors),
+                              DType::kF32,
+                              {count},
+                              config_.rope_factors.size() * sizeof(float)}),
               "no rule maps to {}", kRopeFactors);
   return Status::ok_status();
 }
@@ -213,7 +243,8 @@ Status HfModel::add_rope_factors() {
 Status HfModel::check_head() const {
   if (config_.tied_embeddings || find("output.weight") != nullptr) return Status::ok_status();
   return make_error(ErrorCode::kCorruptData,
-                    "{}: no tensor 'lm_head.weight', and config.json does not say \"tie_word_embeddings\": true; a file is "
+                    "{}: no tensor 'lm_head.weight', and config.json does not say "
+                    "\"tie_word_embeddings\": true; a file is "
                     "missing, or the directory holds no language-model head",
                     directory_path_.string());
 }
@@ -230,13 +261,16 @@ Result<TensorData> HfModel::read(std::string_view name) const {
   QUIPU_ASSIGN_OR_RETURN(const size_t index, directory_.index_of(name, directory_path_.string()));
   const TensorInfo& info = directory_.all()[index];
   if (index >= sources_.size()) {
-    return view_or_aligned_copy(info.dtype, info.shape, std::as_bytes(std::span(config_.rope_factors)));
+    return view_or_aligned_copy(info.dtype, info.shape,
+                                std::as_bytes(std::span(config_.rope_factors)));
   }
   const HfTensor& tensor = sources_[index];
-  if (tensor.is_view(info.dtype)) return view_or_aligned_copy(info.dtype, info.shape, source_bytes(tensor));
+  if (tensor.is_view(info.dtype))
+    return view_or_aligned_copy(info.dtype, info.shape, source_bytes(tensor));
   TensorData data;
   QUIPU_ASSIGN_OR_RETURN(data.owned, AlignedBuffer::allocate(info.bytes));
-  QUIPU_RETURN_IF_ERROR(convert_tensor(tensor, source_bytes(tensor), info.dtype, data.owned.bytes()));
+  QUIPU_RETURN_IF_ERROR(
+      convert_tensor(tensor, source_bytes(tensor), info.dtype, data.owned.bytes()));
   data.view = {info.dtype, info.shape, data.owned.bytes()};
   return data;
 }

@@ -10,17 +10,19 @@ namespace quipu {
 
 namespace {
 
-// The source row that becomes GGUF row `row`. Within a head of d rows, GGUF's 2j + t is the source's
-// t * d/2 + j: the two halves that rotate together become neighbours.
+// The source row that becomes GGUF row `row`. Within a head of d rows, GGUF's 2j + t is the
+// source's t * d/2 + j: the two halves that rotate together become neighbours.
 size_t source_row(size_t row, size_t rows, const HfTensor& tensor) {
-  const bool permuted = tensor.order == RowOrder::kPermuteQueryHeads || tensor.order == RowOrder::kPermuteKeyHeads;
+  const bool permuted =
+      tensor.order == RowOrder::kPermuteQueryHeads || tensor.order == RowOrder::kPermuteKeyHeads;
   if (!permuted) return row;
   const size_t head_rows = rows / static_cast<size_t>(tensor.heads);
   const size_t head = row / head_rows, within = row % head_rows;
   return head * head_rows + within % 2 * (head_rows / 2) + within / 2;
 }
 
-void convert_row(DType from, const std::byte* source, DType to, std::span<float> scratch, std::byte* out) {
+void convert_row(DType from, const std::byte* source, DType to, std::span<float> scratch,
+                 std::byte* out) {
   if (from == to) {
     std::memcpy(out, source, row_bytes(to, scratch.size()));
     return;
@@ -29,8 +31,8 @@ void convert_row(DType from, const std::byte* source, DType to, std::span<float>
   quantize_row(to, scratch, out);
 }
 
-// Source [in, out] to rows of `out`: a few output rows at a time, so that each source row is read in
-// short runs and not element by element.
+// Source [in, out] to rows of `out`: a few output rows at a time, so that each source row is read
+// in short runs and not element by element.
 Status convert_transposed(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
                           std::span<std::byte> out) {
   constexpr size_t kRowsAtOnce = 16;
@@ -38,7 +40,8 @@ Status convert_transposed(const HfTensor& tensor, std::span<const std::byte> sou
   const size_t rows = static_cast<size_t>(tensor.source_shape[1]);
   const size_t element_bytes = dtype_traits(tensor.source_dtype).block_bytes;
   const size_t out_row_bytes = row_bytes(dtype, columns);
-  QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(columns * kRowsAtOnce * sizeof(float)));
+  QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer,
+                         AlignedBuffer::allocate(columns * kRowsAtOnce * sizeof(float)));
   float* panel = buffer.as<float>();
   for (size_t first = 0; first < rows; first += kRowsAtOnce) {
     const size_t count = std::min(kRowsAtOnce, rows - first);
@@ -49,7 +52,8 @@ Status convert_transposed(const HfTensor& tensor, std::span<const std::byte> sou
       for (size_t i = 0; i < count; ++i) panel[i * columns + column] = run[i];
     }
     for (size_t i = 0; i < count; ++i) {
-      quantize_row(dtype, std::span(panel + i * columns, columns), out.data() + (first + i) * out_row_bytes);
+      quantize_row(dtype, std::span(panel + i * columns, columns),
+                   out.data() + (first + i) * out_row_bytes);
     }
   }
   return Status::ok_status();
@@ -68,8 +72,8 @@ Status convert_tensor(const HfTensor& tensor, std::span<const std::byte> source,
   const size_t out_bytes = row_bytes(dtype, columns);
   QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(columns * sizeof(float)));
   for (size_t row = 0; row < rows; ++row) {
-    convert_row(tensor.source_dtype, source.data() + source_row(row, rows, tensor) * in_bytes, dtype,
-                std::span(buffer.as<float>(), columns), out.data() + row * out_bytes);
+    convert_row(tensor.source_dtype, source.data() + source_row(row, rows, tensor) * in_bytes,
+                dtype, std::span(buffer.as<float>(), columns), out.data() + row * out_bytes);
   }
   return Status::ok_status();
 }

@@ -12,13 +12,13 @@
 namespace quipu {
 
 struct HfTensor {
-  size_t file = 0;              // index of the shard
-  uint64_t offset = 0;          // UNITS: bytes from the start of the shard
+  size_t file = 0;      // index of the shard
+  uint64_t offset = 0;  // UNITS: bytes from the start of the shard
   uint64_t source_bytes = 0;
   DType source_dtype = DType::kF32;
-  Shape source_shape;           // as the file has it; 1 or 2 dimensions
+  Shape source_shape;  // as the file has it; 1 or 2 dimensions
   RowOrder order = RowOrder::kSame;
-  int64_t heads = 1;            // of a permuted tensor
+  int64_t heads = 1;  // of a permuted tensor
 
   // Whether the file's bytes are what GGUF would hold in `dtype`.
   bool is_view(DType dtype) const { return order == RowOrder::kSame && dtype == source_dtype; }

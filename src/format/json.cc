@@ -34,21 +34,23 @@ std::optional<size_t> first_too_deep(std::string_view text, int depth_max) {
 
 }  // namespace
 
-Result<Json> parse_json_object(std::string_view text, std::string_view file, const JsonLimits& limits) {
+Result<Json> parse_json_object(std::string_view text, std::string_view file,
+                               const JsonLimits& limits) {
   if (text.size() > limits.bytes_max) {
-    return make_error(ErrorCode::kResourceExhausted, "{}: {} of JSON are more than the limit of {}", file,
-                      format_bytes(text.size()), format_bytes(limits.bytes_max));
+    return make_error(ErrorCode::kResourceExhausted, "{}: {} of JSON are more than the limit of {}",
+                      file, format_bytes(text.size()), format_bytes(limits.bytes_max));
   }
   if (const auto offset = first_too_deep(text, limits.depth_max)) {
-    return make_error(ErrorCode::kCorruptData, "{}: JSON nests deeper than {} levels at offset {}", file,
-                      limits.depth_max, *offset);
+    return make_error(ErrorCode::kCorruptData, "{}: JSON nests deeper than {} levels at offset {}",
+                      file, limits.depth_max, *offset);
   }
   std::vector<std::set<std::string>> open_objects;
   std::optional<std::string> duplicate;
   const auto note_keys = [&](int, Json::parse_event_t event, Json& parsed) {
     if (event == Json::parse_event_t::object_start) open_objects.emplace_back();
     if (event == Json::parse_event_t::object_end) open_objects.pop_back();
-    if (event == Json::parse_event_t::key && !open_objects.back().insert(parsed.get_ref<const std::string&>()).second) {
+    if (event == Json::parse_event_t::key &&
+        !open_objects.back().insert(parsed.get_ref<const std::string&>()).second) {
       duplicate = parsed.get<std::string>();
     }
     return true;
@@ -57,11 +59,15 @@ Result<Json> parse_json_object(std::string_view text, std::string_view file, con
   try {
     parsed = Json::parse(text, note_keys);
   } catch (const nlohmann::json::exception& error) {
-    return make_error(ErrorCode::kCorruptData, "{}: not valid JSON: {}", file, printable(error.what()));
+    return make_error(ErrorCode::kCorruptData, "{}: not valid JSON: {}", file,
+                      printable(error.what()));
   }
-  if (duplicate) return make_error(ErrorCode::kCorruptData, "{}: the key '{}' appears twice", file, printable(*duplicate));
+  if (duplicate)
+    return make_error(ErrorCode::kCorruptData, "{}: the key '{}' appears twice", file,
+                      printable(*duplicate));
   if (!parsed.is_object()) {
-    return make_error(ErrorCode::kCorruptData, "{}: expected a JSON object, found {}", file, describe_json(parsed));
+    return make_error(ErrorCode::kCorruptData, "{}: expected a JSON object, found {}", file,
+                      describe_json(parsed));
   }
   return parsed;
 }
@@ -70,7 +76,8 @@ std::string describe_json(const Json& value) {
   switch (value.type()) {
     case Json::value_t::null: return "null";
     case Json::value_t::boolean: return value.get<bool>() ? "true" : "false";
-    case Json::value_t::string: return fmt::format("the string '{}'", printable(value.get_ref<const std::string&>()));
+    case Json::value_t::string:
+      return fmt::format("the string '{}'", printable(value.get_ref<const std::string&>()));
     case Json::value_t::number_integer: return fmt::format("the number {}", value.get<int64_t>());
     case Json::value_t::number_unsigned: return fmt::format("the number {}", value.get<uint64_t>());
     case Json::value_t::number_float: return fmt::format("the number {}", value.get<double>());
@@ -86,16 +93,18 @@ const Json* JsonReader::find(const char* key) const {
 }
 
 Status JsonReader::mistyped(const char* key, std::string_view expected, const Json& found) const {
-  return make_error(ErrorCode::kCorruptData, "{}: '{}': expected {}, found {}", file_, name(key), expected,
-                    describe_json(found));
+  return make_error(ErrorCode::kCorruptData, "{}: '{}': expected {}, found {}", file_, name(key),
+                    expected, describe_json(found));
 }
 
-Result<std::optional<int64_t>> JsonReader::get_int(const char* key, int64_t min, int64_t max) const {
+Result<std::optional<int64_t>> JsonReader::get_int(const char* key, int64_t min,
+                                                   int64_t max) const {
   const Json* value = find(key);
   if (value == nullptr) return std::optional<int64_t>();
   const std::string expected = fmt::format("an integer from {} to {}", min, max);
   if (value->is_number_unsigned()) {
-    if (value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) return mistyped(key, expected, *value);
+    if (value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+      return mistyped(key, expected, *value);
   } else if (!value->is_number_integer()) {
     return mistyped(key, expected, *value);
   }
@@ -125,7 +134,8 @@ Result<std::optional<std::string>> JsonReader::get_string(const char* key) const
   return std::optional<std::string>(value->get<std::string>());
 }
 
-Result<std::vector<int64_t>> JsonReader::get_int_or_ints(const char* key, int64_t min, int64_t max) const {
+Result<std::vector<int64_t>> JsonReader::get_int_or_ints(const char* key, int64_t min,
+                                                         int64_t max) const {
   const Json* value = find(key);
   std::vector<int64_t> numbers;
   if (value == nullptr) return numbers;
@@ -155,8 +165,9 @@ Result<std::optional<JsonReader>> JsonReader::get_object(const char* key) const 
 Result<int64_t> JsonReader::require_int(const char* key, int64_t min, int64_t max) const {
   QUIPU_ASSIGN_OR_RETURN(const auto value, get_int(key, min, max));
   if (value) return *value;
-  return make_error(ErrorCode::kCorruptData, "{}: '{}' is missing (expected an integer from {} to {})", file_,
-                    name(key), min, max);
+  return make_error(ErrorCode::kCorruptData,
+                    "{}: '{}' is missing (expected an integer from {} to {})", file_, name(key),
+                    min, max);
 }
 
 }  // namespace quipu

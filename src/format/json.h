@@ -24,7 +24,8 @@ struct JsonLimits {
 
 // The object in `text`. ERRORS: kCorruptData with the offset for text that is not JSON, is not an
 // object, is not UTF-8, repeats a key, or nests too deeply; kResourceExhausted when it is too long.
-Result<Json> parse_json_object(std::string_view text, std::string_view file, const JsonLimits& limits);
+Result<Json> parse_json_object(std::string_view text, std::string_view file,
+                               const JsonLimits& limits);
 
 // What a value is, for messages: "a string", "the number 3".
 std::string describe_json(const Json& value);

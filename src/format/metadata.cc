@@ -10,7 +10,8 @@ namespace {
 std::optional<int64_t> as_int(const MetadataValue& value) {
   if (const auto* i = std::get_if<int64_t>(&value)) return *i;
   if (const auto* u = std::get_if<uint64_t>(&value)) {
-    if (*u <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return static_cast<int64_t>(*u);
+    if (*u <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+      return static_cast<int64_t>(*u);
   }
   return std::nullopt;
 }
@@ -31,10 +32,11 @@ std::optional<T> get_exactly(const MetadataValue* value) {
 
 Status missing(std::string_view key, std::string_view expected, const MetadataValue* found) {
   if (found == nullptr) {
-    return make_error(ErrorCode::kCorruptData, "metadata key '{}' is missing (expected {})", key, expected);
+    return make_error(ErrorCode::kCorruptData, "metadata key '{}' is missing (expected {})", key,
+                      expected);
   }
-  return make_error(ErrorCode::kCorruptData, "metadata key '{}': expected {}, found {}", key, expected,
-                    describe_metadata_value(*found));
+  return make_error(ErrorCode::kCorruptData, "metadata key '{}': expected {}, found {}", key,
+                    expected, describe_metadata_value(*found));
 }
 
 }  // namespace
@@ -44,15 +46,21 @@ std::string describe_metadata_value(const MetadataValue& value) {
       [](const auto& held) -> std::string {
         using T = std::decay_t<decltype(held)>;
         if constexpr (std::is_same_v<T, bool>) return held ? "true" : "false";
-        if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, uint64_t>) return fmt::format("the integer {}", held);
+        if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, uint64_t>)
+          return fmt::format("the integer {}", held);
         if constexpr (std::is_same_v<T, double>) return fmt::format("the number {}", held);
-        if constexpr (std::is_same_v<T, std::string>) return fmt::format("a string of {} bytes", held.size());
-        if constexpr (std::is_same_v<T, std::vector<bool>>) return fmt::format("an array of {} bools", held.size());
-        if constexpr (std::is_same_v<T, std::vector<int64_t>> || std::is_same_v<T, std::vector<uint64_t>>) {
+        if constexpr (std::is_same_v<T, std::string>)
+          return fmt::format("a string of {} bytes", held.size());
+        if constexpr (std::is_same_v<T, std::vector<bool>>)
+          return fmt::format("an array of {} bools", held.size());
+        if constexpr (std::is_same_v<T, std::vector<int64_t>> ||
+                      std::is_same_v<T, std::vector<uint64_t>>) {
           return fmt::format("an array of {} integers", held.size());
         }
-        if constexpr (std::is_same_v<T, std::vector<double>>) return fmt::format("an array of {} numbers", held.size());
-        if constexpr (std::is_same_v<T, std::vector<std::string>>) return fmt::format("an array of {} strings", held.size());
+        if constexpr (std::is_same_v<T, std::vector<double>>)
+          return fmt::format("an array of {} numbers", held.size());
+        if constexpr (std::is_same_v<T, std::vector<std::string>>)
+          return fmt::format("an array of {} strings", held.size());
       },
       value);
 }
@@ -71,7 +79,9 @@ const MetadataValue* Metadata::find(std::string_view key) const {
   return found == index_.end() ? nullptr : &entries_[found->second].second;
 }
 
-std::optional<bool> Metadata::get_bool(std::string_view key) const { return get_exactly<bool>(find(key)); }
+std::optional<bool> Metadata::get_bool(std::string_view key) const {
+  return get_exactly<bool>(find(key));
+}
 
 std::optional<int64_t> Metadata::get_int(std::string_view key) const {
   const MetadataValue* value = find(key);

@@ -1,8 +1,8 @@
 // Metadata: the typed key-value pairs of a model file, under GGUF's names.
 //
-// A Hugging Face directory is presented under the same names (format/hf_model.h), so that everything
-// above reads one vocabulary: "general.architecture", "llama.block_count", ...
-// THREADS: immutable after reading, thread-safe.
+// A Hugging Face directory is presented under the same names (format/hf_model.h), so that
+// everything above reads one vocabulary: "general.architecture", "llama.block_count", ... THREADS:
+// immutable after reading, thread-safe.
 #pragma once
 
 #include <cstdint>

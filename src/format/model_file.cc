@@ -19,13 +19,15 @@ Result<std::unique_ptr<ModelFile>> open_model_file(const std::filesystem::path& 
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) return open_hf_model(path, options);
   if (path.extension() == ".safetensors" || path.filename() == "config.json") {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "{}: a file of a Hugging Face model; give the directory that holds it and config.json",
-                      path.string());
+    return make_error(
+        ErrorCode::kInvalidArgument,
+        "{}: a file of a Hugging Face model; give the directory that holds it and config.json",
+        path.string());
   }
   if (options.weights) {
     return make_error(ErrorCode::kInvalidArgument,
-                      "{}: weights are quantised while loading from Hugging Face directories only; for a GGUF file "
+                      "{}: weights are quantised while loading from Hugging Face directories only; "
+                      "for a GGUF file "
                       "use `quipu quantize`",
                       path.string());
   }

@@ -1,4 +1,5 @@
-// ModelFile: a model on disk, whatever its container: metadata and named tensors under GGUF's names.
+// ModelFile: a model on disk, whatever its container: metadata and named tensors under GGUF's
+// names.
 //
 // open_model_file() looks at what the path is:
 //   - a GGUF file (versions 1 to 3; the first file of a split set finds the others),

@@ -4,8 +4,9 @@
 //   header: {"name": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, ...,
 //            "__metadata__": {"key": "text", ...}}        offsets count from the start of the data
 //
-// Bytes from outside are untrusted: see ERRORS of parse_safetensors, tests/fuzz/safetensors_fuzz.cc.
-// SOURCE: safetensors format description (huggingface). THREADS: pure functions.
+// Bytes from outside are untrusted: see ERRORS of parse_safetensors,
+// tests/fuzz/safetensors_fuzz.cc. SOURCE: safetensors format description (huggingface). THREADS:
+// pure functions.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,7 @@ struct SafetensorsEntry {
 // the file, do not overlap, and have the size that type and shape give.
 // ERRORS: kCorruptData for anything that breaks the format; kUnsupported for an unknown type;
 // kResourceExhausted for a header over 32 MiB.
-Result<std::vector<SafetensorsEntry>> parse_safetensors(std::span<const std::byte> bytes, std::string_view file);
+Result<std::vector<SafetensorsEntry>> parse_safetensors(std::span<const std::byte> bytes,
+                                                        std::string_view file);
 
 }  // namespace quipu

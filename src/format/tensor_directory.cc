@@ -24,16 +24,19 @@ Result<size_t> TensorDirectory::index_of(std::string_view name, std::string_view
     by_distance.emplace_back(edit_distance(name, tensor.name), tensor.name);
   }
   const size_t shown = std::min(kSuggestions, by_distance.size());
-  std::partial_sort(by_distance.begin(), by_distance.begin() + static_cast<ptrdiff_t>(shown), by_distance.end());
+  std::partial_sort(by_distance.begin(), by_distance.begin() + static_cast<ptrdiff_t>(shown),
+                    by_distance.end());
   std::string nearest_names;
   for (size_t i = 0; i < shown; ++i) {
-    nearest_names += fmt::format("{}'{}'", i == 0 ? "; nearest names: " : ", ", printable(by_distance[i].second));
+    nearest_names += fmt::format("{}'{}'", i == 0 ? "; nearest names: " : ", ",
+                                 printable(by_distance[i].second));
   }
-  return make_error(ErrorCode::kNotFound, "{}: no tensor '{}' among {}{}", file, printable(name), tensors_.size(),
-                    nearest_names);
+  return make_error(ErrorCode::kNotFound, "{}: no tensor '{}' among {}{}", file, printable(name),
+                    tensors_.size(), nearest_names);
 }
 
-Result<TensorData> view_or_aligned_copy(DType dtype, const Shape& shape, std::span<const std::byte> bytes) {
+Result<TensorData> view_or_aligned_copy(DType dtype, const Shape& shape,
+                                        std::span<const std::byte> bytes) {
   TensorData data;
   data.view = {dtype, shape, bytes};
   const size_t alignment = dtype == DType::kF32 ? 4 : 2;

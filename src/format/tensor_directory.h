@@ -34,6 +34,7 @@ class TensorDirectory {
 
 // A view of `bytes` as they are when they are aligned for `dtype`, else of an aligned copy.
 // ERRORS: kResourceExhausted.
-Result<TensorData> view_or_aligned_copy(DType dtype, const Shape& shape, std::span<const std::byte> bytes);
+Result<TensorData> view_or_aligned_copy(DType dtype, const Shape& shape,
+                                        std::span<const std::byte> bytes);
 
 }  // namespace quipu

@@ -8,8 +8,12 @@ namespace {
 
 bool is_four_or_five_bits(DType type) {
   switch (type) {
-    case DType::kQ4_0: case DType::kQ4_1: case DType::kQ5_0: case DType::kQ5_1: case DType::kQ4_K: case DType::kQ5_K:
-      return true;
+    case DType::kQ4_0:
+    case DType::kQ4_1:
+    case DType::kQ5_0:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K: return true;
     default: return false;
   }
 }
@@ -47,9 +51,11 @@ DType mixed_dtype(const QuantMix& mix, std::string_view name, const Shape& shape
   const bool head = name == "output.weight" || (embedding && mix.tied_embeddings);
   if (head && is_four_or_five_bits(type)) type = DType::kQ6_K;
   if (!head && (type == DType::kQ4_K || type == DType::kQ5_K)) {
-    const bool value_or_down = name.ends_with(".attn_v.weight") || name.ends_with(".ffn_down.weight");
+    const bool value_or_down =
+        name.ends_with(".attn_v.weight") || name.ends_with(".ffn_down.weight");
     if (value_or_down && is_sensitive_layer(layer_of(name), mix.block_count)) type = DType::kQ6_K;
-    if (name.ends_with(".attn_qkv.weight")) type = type == DType::kQ4_K ? DType::kQ5_K : DType::kQ6_K;
+    if (name.ends_with(".attn_qkv.weight"))
+      type = type == DType::kQ4_K ? DType::kQ5_K : DType::kQ6_K;
   }
   return fitting_dtype(type, shape.back());
 }

@@ -16,11 +16,12 @@ bool is_linear_weight(std::string_view name, const Shape& shape);
 // `wanted` where its block divides a row of `columns`; else q8_0; else bf16.
 DType fitting_dtype(DType wanted, int64_t columns);
 
-// The mix of types behind one name, as downloaded files have it ("q4_k" is what others call Q4_K_M).
+// The mix of types behind one name, as downloaded files have it ("q4_k" is what others call
+// Q4_K_M).
 struct QuantMix {
-  DType type;             // what the user asked for
-  int64_t block_count;    // layers of the model
-  bool tied_embeddings;   // token_embd.weight is the head too
+  DType type;            // what the user asked for
+  int64_t block_count;   // layers of the model
+  bool tied_embeddings;  // token_embd.weight is the head too
 };
 
 // The type of one tensor under a mix:

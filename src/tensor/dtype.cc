@@ -27,11 +27,11 @@ constexpr std::array<DTypeTraits, 11> kTraits = {{
 // Every id the format has given out, by id; empty where an id was withdrawn.
 // SOURCE: GGUF specification, enum ggml_type.
 constexpr std::array<std::string_view, 41> kGgufNames = {
-    "f32",     "f16",     "q4_0",  "q4_1",   "",        "",        "q5_0",    "q5_1", "q8_0",
-    "q8_1",    "q2_k",    "q3_k",  "q4_k",   "q5_k",    "q6_k",    "q8_k",    "iq2_xxs",
-    "iq2_xs",  "iq3_xxs", "iq1_s", "iq4_nl", "iq3_s",   "iq2_s",   "iq4_xs",  "i8",   "i16",
-    "i32",     "i64",     "f64",   "iq1_m",  "bf16",    "",        "",        "",     "tq1_0",
-    "tq2_0",   "",        "",      "",       "mxfp4",   "nvfp4"};
+    "f32",     "f16",   "q4_0",   "q4_1",  "",      "",       "q5_0", "q5_1",    "q8_0",
+    "q8_1",    "q2_k",  "q3_k",   "q4_k",  "q5_k",  "q6_k",   "q8_k", "iq2_xxs", "iq2_xs",
+    "iq3_xxs", "iq1_s", "iq4_nl", "iq3_s", "iq2_s", "iq4_xs", "i8",   "i16",     "i32",
+    "i64",     "f64",   "iq1_m",  "bf16",  "",      "",       "",     "tq1_0",   "tq2_0",
+    "",        "",      "",       "mxfp4", "nvfp4"};
 
 char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
@@ -86,8 +86,9 @@ std::string supported_dtype_names() {
 
 size_t row_bytes(DType dtype, size_t elements) {
   const DTypeTraits& traits = dtype_traits(dtype);
-  QUIPU_CHECK(elements % traits.block_elements == 0, "a row of {} elements is not a multiple of {}'s block of {}",
-              elements, traits.name, traits.block_elements);
+  QUIPU_CHECK(elements % traits.block_elements == 0,
+              "a row of {} elements is not a multiple of {}'s block of {}", elements, traits.name,
+              traits.block_elements);
   return elements / traits.block_elements * traits.block_bytes;
 }
 

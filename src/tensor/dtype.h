@@ -1,8 +1,8 @@
 // Element types of stored tensors, and how many bytes their rows take.
 //
-// A quantised type packs a fixed number of elements of one row into one block of bytes (byte layouts:
-// tensor/quant_blocks.h). Ids are those of the GGUF file format.
-// SOURCE: GGUF specification (ggml-org), section on tensor types.
+// A quantised type packs a fixed number of elements of one row into one block of bytes (byte
+// layouts: tensor/quant_blocks.h). Ids are those of the GGUF file format. SOURCE: GGUF
+// specification (ggml-org), section on tensor types.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ enum class DType : uint32_t {
 
 struct DTypeTraits {
   DType dtype;
-  std::string_view name;   // as people write it in lower case: "q4_k"
-  size_t block_elements;   // elements of a row that share one block; 1 for plain types
+  std::string_view name;  // as people write it in lower case: "q4_k"
+  size_t block_elements;  // elements of a row that share one block; 1 for plain types
   size_t block_bytes;
 };
 

@@ -28,7 +28,7 @@ inline uint16_t f32_to_f16(float value) {
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
   const uint32_t magnitude = bits & 0x7FFFFFFFu;
   constexpr uint32_t kInfinity = 255u << 23;
-  constexpr uint32_t kOverflow = 0x477FF000u;     // 65520, halfway past the largest half
+  constexpr uint32_t kOverflow = 0x477FF000u;       // 65520, halfway past the largest half
   constexpr uint32_t kSmallestNormal = 113u << 23;  // 2^-14
   if (magnitude > kInfinity) return static_cast<uint16_t>(sign | 0x7E00u);
   if (magnitude >= kOverflow) return static_cast<uint16_t>(sign | 0x7C00u);
@@ -36,7 +36,8 @@ inline uint16_t f32_to_f16(float value) {
     // In [0.5, 1) one unit in the last place of f32 is 2^-24, the step of half subnormals: adding
     // 0.5 lets the f32 adder do the rounding.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f)));
+    return static_cast<uint16_t>(
+        sign | (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f)));
   }
   const uint32_t odd = magnitude >> 13 & 1u;
   const uint32_t rebiased = magnitude - ((127u - 15u) << 23);

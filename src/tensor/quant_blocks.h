@@ -1,7 +1,8 @@
 // Byte layouts of quantised blocks, exactly as GGUF files store them.
 //
 // Little endian, no padding, alignment 2 or 1: a block may start at any even address of a memory
-// map. `d`, `m`, `dmin` are IEEE halves. Element j of a block of 32 (simple types) or 256 (k types):
+// map. `d`, `m`, `dmin` are IEEE halves. Element j of a block of 32 (simple types) or 256 (k
+// types):
 //
 //   q8_0   d | q[32]                 x = d * q[j]                         q: -127..127 (-128 legal)
 //   q4_0   d | qs[16]                x = d * (n - 8)                      n: nibble j
@@ -21,8 +22,8 @@
 //
 //   q6_k   ql[128] | qh[64] | scales[16] | d           x = d * sc * (v - 32)
 //     16 sub-blocks of 16 with a signed 8-bit scale each. Of each half (128 elements, ql 64 bytes,
-//     qh 32 bytes), element 32 * g + l (g = 0..3, l = 0..31) has its low 4 bits in ql[l + 32 * (g % 2)]
-//     (low half for g < 2) and its high 2 bits in bits 2g, 2g+1 of qh[l].
+//     qh 32 bytes), element 32 * g + l (g = 0..3, l = 0..31) has its low 4 bits in ql[l + 32 * (g %
+//     2)] (low half for g < 2) and its high 2 bits in bits 2g, 2g+1 of qh[l].
 //
 // SOURCE: GGUF block formats as documented for ggml.
 #pragma once
@@ -84,7 +85,8 @@ struct BlockQ5_K {
   uint8_t qh[32];
   uint8_t qs[128];
 };
-static_assert(sizeof(BlockQ5_K) == 176 && offsetof(BlockQ5_K, qh) == 16 && offsetof(BlockQ5_K, qs) == 48);
+static_assert(sizeof(BlockQ5_K) == 176 && offsetof(BlockQ5_K, qh) == 16 &&
+              offsetof(BlockQ5_K, qs) == 48);
 
 struct BlockQ6_K {
   uint8_t ql[128];
@@ -92,7 +94,8 @@ struct BlockQ6_K {
   int8_t scales[16];
   uint16_t d;
 };
-static_assert(sizeof(BlockQ6_K) == 210 && offsetof(BlockQ6_K, scales) == 192 && offsetof(BlockQ6_K, d) == 208);
+static_assert(sizeof(BlockQ6_K) == 210 && offsetof(BlockQ6_K, scales) == 192 &&
+              offsetof(BlockQ6_K, d) == 208);
 
 // The 6-bit scale and minimum of sub-block `index` (0..7) of a q4_k or q5_k block.
 struct ScaleMin {

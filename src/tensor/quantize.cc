@@ -24,7 +24,8 @@ template <typename Block, size_t kElements>
 void quantize_blocks(std::span<const float> values, std::byte* row) {
   for (size_t i = 0; i < values.size(); i += kElements, row += sizeof(Block)) {
     float finite[kElements];
-    for (size_t j = 0; j < kElements; ++j) finite[j] = std::isfinite(values[i + j]) ? values[i + j] : 0.0f;
+    for (size_t j = 0; j < kElements; ++j)
+      finite[j] = std::isfinite(values[i + j]) ? values[i + j] : 0.0f;
     Block block;
     internal::quantize(finite, block);
     std::memcpy(row, &block, sizeof block);
@@ -51,8 +52,8 @@ void widen(const std::byte* row, std::span<float> out) {
 }  // namespace
 
 void dequantize_row(DType dtype, const std::byte* row, std::span<float> out) {
-  QUIPU_CHECK(out.size() % dtype_traits(dtype).block_elements == 0, "{} elements in a row of {}", out.size(),
-              dtype_name(dtype));
+  QUIPU_CHECK(out.size() % dtype_traits(dtype).block_elements == 0, "{} elements in a row of {}",
+              out.size(), dtype_name(dtype));
   if (out.empty()) return;
   switch (dtype) {
     case DType::kF32: std::memcpy(out.data(), row, out.size_bytes()); return;

@@ -29,7 +29,8 @@ void quantize(const float* values, BlockQ4_K& block);
 void quantize(const float* values, BlockQ5_K& block);
 void quantize(const float* values, BlockQ6_K& block);
 
-// A scale as the nearest finite half: values beyond its range saturate instead of becoming infinite.
+// A scale as the nearest finite half: values beyond its range saturate instead of becoming
+// infinite.
 inline uint16_t scale_to_f16(float value) {
   constexpr float kLargestHalf = 65504.0f;
   return f32_to_f16(std::fmin(std::fmax(value, -kLargestHalf), kLargestHalf));

@@ -1,14 +1,14 @@
 // The k types: super-blocks of 256 whose sub-blocks have their own scale (and minimum), found by
 // search instead of from the extremes.
 //
-// For a sub-block, candidates of the scale around the one that the range gives are tried: each fixes
-// integer codes, the codes fix the best real scale and minimum by weighted least squares, and the
-// candidate with the least weighted error wins. Sub-block scales are then rounded to their own few
-// bits, codes are chosen again for what a reader will really decode, and the super-block's factors
-// are fitted once more to those codes.
+// For a sub-block, candidates of the scale around the one that the range gives are tried: each
+// fixes integer codes, the codes fix the best real scale and minimum by weighted least squares, and
+// the candidate with the least weighted error wins. Sub-block scales are then rounded to their own
+// few bits, codes are chosen again for what a reader will really decode, and the super-block's
+// factors are fitted once more to those codes.
 //
-// Weights: rms + |x|. Larger weights of a row matter more to its products, but small ones carry most
-// of the count; the sum of both keeps either from being sacrificed.
+// Weights: rms + |x|. Larger weights of a row matter more to its products, but small ones carry
+// most of the count; the sum of both keeps either from being sacrificed.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -19,10 +19,10 @@ namespace quipu::internal {
 
 namespace {
 
-constexpr size_t kSubBlocks = kSuperBlock / 32;       // of q4_k and q5_k
-constexpr size_t kSubBlocksQ6 = kSuperBlock / 16;     // of q6_k
-constexpr int kScaleMax = 63;                         // 6-bit scales and minimums
-constexpr float kTiny = 1e-30f;                       // below this, a block is zero
+constexpr size_t kSubBlocks = kSuperBlock / 32;    // of q4_k and q5_k
+constexpr size_t kSubBlocksQ6 = kSuperBlock / 16;  // of q6_k
+constexpr int kScaleMax = 63;                      // 6-bit scales and minimums
+constexpr float kTiny = 1e-30f;                    // below this, a block is zero
 
 // Adding and subtracting 1.5 * 2^23 rounds |value| < 2^22 to the nearest integer without a call.
 constexpr float kRoundShift = 12582912.0f;
@@ -183,7 +183,8 @@ float weighted_error(const float* x, const float* weights, const AffineSuperBloc
   return error;
 }
 
-// Refits d and dmin to the chosen codes: x ~ d * (sc * code) - dmin * mn over the whole super-block.
+// Refits d and dmin to the chosen codes: x ~ d * (sc * code) - dmin * mn over the whole
+// super-block.
 void refit_factors(const float* x, const float* weights, AffineSuperBlock& block) {
   float aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;
   for (size_t i = 0; i < kSuperBlock; ++i) {
@@ -234,8 +235,9 @@ AffineSuperBlock quantize_affine(const float* x, int code_max) {
   AffineSuperBlock refined = block;
   refit_factors(x, weights.data(), refined);
   choose_codes(x, code_max, refined);
-  return weighted_error(x, weights.data(), refined) < weighted_error(x, weights.data(), block) ? refined
-                                                                                              : block;
+  return weighted_error(x, weights.data(), refined) < weighted_error(x, weights.data(), block)
+             ? refined
+             : block;
 }
 
 // x ~ scale * code with codes -32..31, by the scale that leaves the least weighted error.
@@ -344,7 +346,8 @@ void quantize(const float* values, BlockQ6_K& block) {
   const float d = f16_to_f32(block.d);
   if (d == 0.0f) {
     for (size_t i = 0; i < 128; ++i) block.ql[i] = 0;
-    for (size_t i = 0; i < 64; ++i) block.qh[i] = 0xAA;  // the code of zero, 32, has only its top bit
+    for (size_t i = 0; i < 64; ++i)
+      block.qh[i] = 0xAA;  // the code of zero, 32, has only its top bit
     return;
   }
   for (size_t s = 0; s < kSubBlocksQ6; ++s) {

@@ -110,7 +110,8 @@ void quantize(const float* values, BlockQ4_0& block) {
 
 void dequantize(const BlockQ4_0& block, float* values) {
   const float d = f16_to_f32(block.d);
-  for (size_t i = 0; i < kSimpleBlock; ++i) values[i] = d * static_cast<float>(nibble(block.qs, i) - 8);
+  for (size_t i = 0; i < kSimpleBlock; ++i)
+    values[i] = d * static_cast<float>(nibble(block.qs, i) - 8);
 }
 
 void quantize(const float* values, BlockQ4_1& block) {
@@ -121,7 +122,8 @@ void quantize(const float* values, BlockQ4_1& block) {
 
 void dequantize(const BlockQ4_1& block, float* values) {
   const float d = f16_to_f32(block.d), m = f16_to_f32(block.m);
-  for (size_t i = 0; i < kSimpleBlock; ++i) values[i] = d * static_cast<float>(nibble(block.qs, i)) + m;
+  for (size_t i = 0; i < kSimpleBlock; ++i)
+    values[i] = d * static_cast<float>(nibble(block.qs, i)) + m;
 }
 
 void quantize(const float* values, BlockQ5_0& block) {

@@ -58,13 +58,14 @@ TEST_P(RoundTrip, LosesAsMuchAsTheTypeMust) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryType, RoundTrip,
-                         testing::Values(ErrorBound{DType::kF32, 0, 0}, ErrorBound{DType::kF16, 1e-5, 3e-4},
-                                         ErrorBound{DType::kBF16, 1e-4, 2e-3}, ErrorBound{DType::kQ8_0, 1e-3, 0.006},
-                                         ErrorBound{DType::kQ4_0, 0.03, 0.10}, ErrorBound{DType::kQ4_1, 0.03, 0.085},
-                                         ErrorBound{DType::kQ5_0, 0.01, 0.05}, ErrorBound{DType::kQ5_1, 0.01, 0.042},
-                                         ErrorBound{DType::kQ4_K, 0.03, 0.075}, ErrorBound{DType::kQ5_K, 0.01, 0.038},
-                                         ErrorBound{DType::kQ6_K, 0.005, 0.019}));
+INSTANTIATE_TEST_SUITE_P(
+    EveryType, RoundTrip,
+    testing::Values(ErrorBound{DType::kF32, 0, 0}, ErrorBound{DType::kF16, 1e-5, 3e-4},
+                    ErrorBound{DType::kBF16, 1e-4, 2e-3}, ErrorBound{DType::kQ8_0, 1e-3, 0.006},
+                    ErrorBound{DType::kQ4_0, 0.03, 0.10}, ErrorBound{DType::kQ4_1, 0.03, 0.085},
+                    ErrorBound{DType::kQ5_0, 0.01, 0.05}, ErrorBound{DType::kQ5_1, 0.01, 0.042},
+                    ErrorBound{DType::kQ4_K, 0.03, 0.075}, ErrorBound{DType::kQ5_K, 0.01, 0.038},
+                    ErrorBound{DType::kQ6_K, 0.005, 0.019}));
 
 TEST(Quantize, HandComputedQ8_0) {
   std::vector<float> values(32, 0.0f);
@@ -114,7 +115,8 @@ TEST(Quantize, HandBuiltQ4_KDecodes) {
   block.d = f32_to_f16(0.5f);
   block.dmin = f32_to_f16(0.25f);
   for (size_t s = 0; s < 8; ++s) {
-    pack_scale_min(block.scales, s, {static_cast<uint8_t>(7 * s + 5), static_cast<uint8_t>(63 - 3 * s)});
+    pack_scale_min(block.scales, s,
+                   {static_cast<uint8_t>(7 * s + 5), static_cast<uint8_t>(63 - 3 * s)});
   }
   block.qs[32 * 3 + 4] = 0xA9;  // sub-blocks 6 (low) and 7 (high), element 4
   std::vector<float> values(256);
@@ -128,8 +130,8 @@ TEST(Quantize, HandBuiltQ5_KDecodes) {
   BlockQ5_K block{};
   block.d = f32_to_f16(1.0f);
   pack_scale_min(block.scales, 5, {2, 0});
-  block.qs[2 * 32 + 9] = 0x30;   // sub-block 5, element 9: low bits 3
-  block.qh[9] = 1 << 5;          // and its fifth bit
+  block.qs[2 * 32 + 9] = 0x30;  // sub-block 5, element 9: low bits 3
+  block.qh[9] = 1 << 5;         // and its fifth bit
   std::vector<float> values(256);
   dequantize_row(DType::kQ5_K, reinterpret_cast<const std::byte*>(&block), values);
   EXPECT_EQ(values[5 * 32 + 9], 2.0f * 19);
@@ -139,8 +141,8 @@ TEST(Quantize, HandBuiltQ5_KDecodes) {
 TEST(Quantize, HandBuiltQ6_KDecodes) {
   BlockQ6_K block{};
   block.d = f32_to_f16(0.5f);
-  block.scales[8 + 7] = -3;                  // elements 240..255: second half, group 3, l = 16..31
-  block.ql[64 + 32 + 20] = 0x50;             // low bits 5 in the high nibble
+  block.scales[8 + 7] = -3;       // elements 240..255: second half, group 3, l = 16..31
+  block.ql[64 + 32 + 20] = 0x50;  // low bits 5 in the high nibble
   block.qh[32 + 20] = static_cast<uint8_t>(2 << 6);  // high bits 2
   std::vector<float> values(256);
   dequantize_row(DType::kQ6_K, reinterpret_cast<const std::byte*>(&block), values);
@@ -151,7 +153,9 @@ TEST(Quantize, ScalesAndMinimumsPackForEveryValue) {
   for (uint8_t value = 0; value < 64; ++value) {
     uint8_t packed[12] = {};
     for (size_t s = 0; s < 8; ++s) {
-      pack_scale_min(packed, s, {static_cast<uint8_t>((value + 9 * s) % 64), static_cast<uint8_t>((63 - value + s) % 64)});
+      pack_scale_min(packed, s,
+                     {static_cast<uint8_t>((value + 9 * s) % 64),
+                      static_cast<uint8_t>((63 - value + s) % 64)});
     }
     for (size_t s = 0; s < 8; ++s) {
       const ScaleMin back = unpack_scale_min(packed, s);
@@ -164,7 +168,8 @@ TEST(Quantize, ScalesAndMinimumsPackForEveryValue) {
 constexpr size_t kGoldenBlocks = 4;
 
 std::string golden_bytes(DType dtype, std::string_view kind) {
-  const std::filesystem::path path = std::filesystem::path(QUIPU_SOURCE_DIR) / "src/tensor/testdata" /
+  const std::filesystem::path path = std::filesystem::path(QUIPU_SOURCE_DIR) /
+                                     "src/tensor/testdata" /
                                      fmt::format("{}.{}", dtype_name(dtype), kind);
   auto text = read_file(path, 1 << 20);
   return text.ok() ? *text : std::string();
@@ -176,14 +181,16 @@ TEST(QuantizeGolden, DecodesAsTheReferenceDoes) {
   for (const DTypeTraits& traits : all_dtypes()) {
     if (traits.block_elements == 1) continue;
     const std::string golden = golden_bytes(traits.dtype, "decode");
-    const size_t elements = kGoldenBlocks * traits.block_elements, bytes = kGoldenBlocks * traits.block_bytes;
+    const size_t elements = kGoldenBlocks * traits.block_elements,
+                 bytes = kGoldenBlocks * traits.block_bytes;
     ASSERT_EQ(golden.size(), bytes + elements * sizeof(float)) << traits.name;
     std::vector<float> expected(elements), found(elements);
     std::memcpy(expected.data(), golden.data() + bytes, elements * sizeof(float));
     dequantize_row(traits.dtype, reinterpret_cast<const std::byte*>(golden.data()), found);
     for (size_t i = 0; i < elements; ++i) {
       // The order of the products differs, so the last bit may.
-      EXPECT_NEAR(found[i], expected[i], 1e-6f * (1.0f + std::fabs(expected[i]))) << traits.name << " " << i;
+      EXPECT_NEAR(found[i], expected[i], 1e-6f * (1.0f + std::fabs(expected[i])))
+          << traits.name << " " << i;
     }
     ++checked;
   }
@@ -218,8 +225,8 @@ TEST(Quantize, ZerosStayZeroAndConstantsStayClose) {
 TEST(Quantize, SignFlipsAndOutliersAndSparseRows) {
   for (const DTypeTraits& traits : all_dtypes()) {
     auto values = normal_values(2048, 0.02f, 3);
-    for (size_t i = 0; i < values.size(); i += 300) values[i] = 5.0f;       // outliers
-    for (size_t i = 512; i < 1024; ++i) values[i] = std::fabs(values[i]);   // one-sided
+    for (size_t i = 0; i < values.size(); i += 300) values[i] = 5.0f;      // outliers
+    for (size_t i = 512; i < 1024; ++i) values[i] = std::fabs(values[i]);  // one-sided
     for (size_t i = 1024; i < 1536; ++i) values[i] = -std::fabs(values[i]);
     for (size_t i = 1536; i < 2048; ++i) values[i] = i % 7 == 0 ? values[i] : 0.0f;
     EXPECT_LE(relative_error(values, round_trip(traits.dtype, values)), 0.09) << traits.name;
@@ -231,13 +238,15 @@ TEST(Quantize, HostileValuesGiveFiniteBlocks) {
   const float kNan = std::numeric_limits<float>::quiet_NaN();
   const float kInf = std::numeric_limits<float>::infinity();
   const std::vector<std::vector<float>> patterns = {
-      {kHuge, -kHuge}, {kNan, 1.0f}, {kInf, -kInf, 0.5f}, {1e-40f, -1e-40f}, {1e-30f, 0.0f}, {kHuge, 1e-40f, kNan, -0.0f}};
+      {kHuge, -kHuge},   {kNan, 1.0f},   {kInf, -kInf, 0.5f},
+      {1e-40f, -1e-40f}, {1e-30f, 0.0f}, {kHuge, 1e-40f, kNan, -0.0f}};
   for (const DTypeTraits& traits : all_dtypes()) {
     if (traits.block_elements == 1) continue;  // plain types keep what they are given
     for (const auto& pattern : patterns) {
       std::vector<float> values(256);
       for (size_t i = 0; i < values.size(); ++i) values[i] = pattern[i % pattern.size()];
-      for (const float back : round_trip(traits.dtype, values)) EXPECT_TRUE(std::isfinite(back)) << traits.name;
+      for (const float back : round_trip(traits.dtype, values))
+        EXPECT_TRUE(std::isfinite(back)) << traits.name;
     }
   }
   const auto back = round_trip(DType::kQ8_0, [&] {

@@ -61,8 +61,8 @@ TEST(Half, KnownValues) {
   EXPECT_EQ(f32_to_f16(65519.99f), 0x7BFF);
   EXPECT_EQ(f32_to_f16(65520.0f), 0x7C00);
   EXPECT_EQ(f32_to_f16(0x1p-24f), 0x0001);
-  EXPECT_EQ(f32_to_f16(0x1p-25f), 0x0000);        // a tie goes to the even zero
-  EXPECT_EQ(f32_to_f16(0x1.8p-24f), 0x0002);      // and here to the even two
+  EXPECT_EQ(f32_to_f16(0x1p-25f), 0x0000);         // a tie goes to the even zero
+  EXPECT_EQ(f32_to_f16(0x1.8p-24f), 0x0002);       // and here to the even two
   EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f), 0x3C00);  // tie, to even
   EXPECT_EQ(f32_to_f16(1.0f + 0x1.8p-10f), 0x3C02);
   EXPECT_EQ(f32_to_bf16(1.0f + 0x1p-8f), 0x3F80);  // tie, to even
@@ -75,7 +75,8 @@ TEST(Half, KnownValues) {
 TEST(Half, RoundsToTheNearestNeighbour) {
   Random random(11);
   for (int i = 0; i < 20000; ++i) {
-    const float value = std::ldexp(random.next_normal(), static_cast<int>(random.next_below(40)) - 26);
+    const float value =
+        std::ldexp(random.next_normal(), static_cast<int>(random.next_below(40)) - 26);
     if (std::fabs(value) > 65504.0f) continue;
     const uint16_t bits = f32_to_f16(value);
     const float error = std::fabs(f16_to_f32(bits) - value);

@@ -32,7 +32,8 @@ struct TensorView {
   int64_t columns() const { return shape.empty() ? 1 : shape.back(); }
   int64_t rows() const { return columns() == 0 ? 0 : element_count(shape) / columns(); }
   const std::byte* row(int64_t index) const {
-    return data.data() + static_cast<size_t>(index) * row_bytes(dtype, static_cast<size_t>(columns()));
+    return data.data() +
+           static_cast<size_t>(index) * row_bytes(dtype, static_cast<size_t>(columns()));
   }
 };
 

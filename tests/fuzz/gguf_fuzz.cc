@@ -17,11 +17,13 @@ void check(const GgufContents& contents, size_t file_bytes) {
     const auto columns = static_cast<size_t>(tensor.shape.back());
     const auto rows = static_cast<size_t>(element_count(tensor.shape)) / columns;
     QUIPU_CHECK(tensor.bytes == rows * row_bytes(tensor.dtype, columns), "{}", tensor.name);
-    QUIPU_CHECK(tensor.bytes <= file_bytes && tensor.offset <= file_bytes - tensor.bytes, "{}", tensor.name);
+    QUIPU_CHECK(tensor.bytes <= file_bytes && tensor.offset <= file_bytes - tensor.bytes, "{}",
+                tensor.name);
     ranges.emplace_back(tensor.offset, tensor.offset + tensor.bytes);
   }
   std::sort(ranges.begin(), ranges.end());
-  for (size_t i = 1; i < ranges.size(); ++i) QUIPU_CHECK(ranges[i - 1].second <= ranges[i].first, "overlap");
+  for (size_t i = 1; i < ranges.size(); ++i)
+    QUIPU_CHECK(ranges[i - 1].second <= ranges[i].first, "overlap");
   for (const auto& [key, value] : contents.metadata.entries()) {
     QUIPU_CHECK(contents.metadata.find(key) != nullptr && is_valid_utf8(key), "key");
   }

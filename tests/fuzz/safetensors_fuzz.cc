@@ -1,5 +1,5 @@
-// Any bytes: parse_safetensors either refuses them or gives ranges inside the file, sized as type and
-// shape say, without overlap.
+// Any bytes: parse_safetensors either refuses them or gives ranges inside the file, sized as type
+// and shape say, without overlap.
 #include <cstdint>
 #include <span>
 
@@ -20,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     end = std::max(end, entry.offset + entry.bytes);
     if (entry.dtype) {
       const auto elements = static_cast<uint64_t>(element_count(entry.shape));
-      QUIPU_CHECK(entry.bytes == elements * dtype_traits(*entry.dtype).block_bytes, "{}", entry.name);
+      QUIPU_CHECK(entry.bytes == elements * dtype_traits(*entry.dtype).block_bytes, "{}",
+                  entry.name);
     }
   }
   return 0;

@@ -39,9 +39,38 @@ void say_where(int signal_number) {
 }
 
 // The values at which readers of numbers go wrong.
-constexpr uint64_t kInteresting[] = {0, 1, 2, 3, 4, 7, 8, 12, 13, 31, 32, 33, 63, 64, 127, 128, 255, 256, 511, 4096,
-    0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x100000000, 0x7FFFFFFFFFFFFFFF,
-    0x8000000000000000, 0xFFFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFE0};
+constexpr uint64_t kInteresting[] = {0,
+                                     1,
+                                     2,
+                                     3,
+                                     4,
+                                     7,
+                                     8,
+                                     12,
+                                     13,
+                                     31,
+                                     32,
+                                     33,
+                                     63,
+                                     64,
+                                     127,
+                                     128,
+                                     255,
+                                     256,
+                                     511,
+                                     4096,
+                                     0x7FFF,
+                                     0x8000,
+                                     0xFFFF,
+                                     0x10000,
+                                     0x7FFFFFFF,
+                                     0x80000000,
+                                     0xFFFFFFFF,
+                                     0x100000000,
+                                     0x7FFFFFFFFFFFFFFF,
+                                     0x8000000000000000,
+                                     0xFFFFFFFFFFFFFFFF,
+                                     0xFFFFFFFFFFFFFFE0};
 
 void overwrite_number(Bytes& input, Random& random) {
   const size_t width = size_t{1} << random.next_below(4);
@@ -63,10 +92,12 @@ void splice(Bytes& input, const Bytes& other, Random& random) {
   const size_t at = random.next_below(input.size() + 1);
   const auto begin = other.begin() + static_cast<ptrdiff_t>(from);
   if (random.next_below(2) == 0) {
-    input.insert(input.begin() + static_cast<ptrdiff_t>(at), begin, begin + static_cast<ptrdiff_t>(count));
+    input.insert(input.begin() + static_cast<ptrdiff_t>(at), begin,
+                 begin + static_cast<ptrdiff_t>(count));
   } else {
     const size_t fits = std::min(count, input.size() - at);
-    std::copy(begin, begin + static_cast<ptrdiff_t>(fits), input.begin() + static_cast<ptrdiff_t>(at));
+    std::copy(begin, begin + static_cast<ptrdiff_t>(fits),
+              input.begin() + static_cast<ptrdiff_t>(at));
   }
 }
 
@@ -74,10 +105,13 @@ void mutate(Bytes& input, const std::vector<Bytes>& corpus, Random& random) {
   for (uint64_t steps = 1 + random.next_below(4); steps > 0; --steps) {
     switch (random.next_below(6)) {
       case 0:
-        if (!input.empty()) input[random.next_below(input.size())] ^= static_cast<uint8_t>(1u << random.next_below(8));
+        if (!input.empty())
+          input[random.next_below(input.size())] ^=
+              static_cast<uint8_t>(1u << random.next_below(8));
         break;
       case 1:
-        if (!input.empty()) input[random.next_below(input.size())] = static_cast<uint8_t>(random.next_u64());
+        if (!input.empty())
+          input[random.next_below(input.size())] = static_cast<uint8_t>(random.next_u64());
         break;
       case 2: input.resize(random.next_below(input.size() + 1)); break;
       case 3: splice(input, corpus[random.next_below(corpus.size())], random); break;
@@ -86,7 +120,8 @@ void mutate(Bytes& input, const std::vector<Bytes>& corpus, Random& random) {
         if (input.empty()) break;
         const size_t at = random.next_below(input.size());
         const size_t count = std::min<size_t>(1 + random.next_below(16), input.size() - at);
-        input.erase(input.begin() + static_cast<ptrdiff_t>(at), input.begin() + static_cast<ptrdiff_t>(at + count));
+        input.erase(input.begin() + static_cast<ptrdiff_t>(at),
+                    input.begin() + static_cast<ptrdiff_t>(at + count));
         break;
       }
     }
@@ -96,7 +131,8 @@ void mutate(Bytes& input, const std::vector<Bytes>& corpus, Random& random) {
 void load(const std::filesystem::path& path, std::vector<Bytes>& corpus) {
   if (std::filesystem::is_directory(path)) {
     std::vector<std::filesystem::path> inside;
-    for (const auto& entry : std::filesystem::directory_iterator(path)) inside.push_back(entry.path());
+    for (const auto& entry : std::filesystem::directory_iterator(path))
+      inside.push_back(entry.path());
     std::sort(inside.begin(), inside.end());
     for (const auto& entry : inside) load(entry, corpus);
     return;
@@ -112,14 +148,25 @@ int run(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     const char* value = i + 1 < argc ? argv[i + 1] : "";
-    if (argument == "--runs") { runs = std::strtoull(value, nullptr, 10); ++i; }
-    else if (argument == "--seed") { seed = std::strtoull(value, nullptr, 10); ++i; }
-    else if (argument == "--only") { only = value; ++i; }
-    else if (argument == "--write") { write_to = value; ++i; }
-    else { load(argument, corpus); }
+    if (argument == "--runs") {
+      runs = std::strtoull(value, nullptr, 10);
+      ++i;
+    } else if (argument == "--seed") {
+      seed = std::strtoull(value, nullptr, 10);
+      ++i;
+    } else if (argument == "--only") {
+      only = value;
+      ++i;
+    } else if (argument == "--write") {
+      write_to = value;
+      ++i;
+    } else {
+      load(argument, corpus);
+    }
   }
   if (corpus.empty()) corpus.emplace_back();
-  for (const int signal_number : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL}) signal(signal_number, say_where);
+  for (const int signal_number : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL})
+    signal(signal_number, say_where);
   const uint64_t first = only.empty() ? 0 : std::strtoull(only.c_str(), nullptr, 10);
   const uint64_t last = only.empty() ? runs : first + 1;
   for (uint64_t number = first; number < last; ++number) {
@@ -130,14 +177,16 @@ int run(int argc, char** argv) {
     if (number >= corpus.size()) mutate(input, corpus, random);
     if (!write_to.empty()) {
       std::ofstream(write_to, std::ios::binary)
-          .write(reinterpret_cast<const char*>(input.data()), static_cast<std::streamsize>(input.size()));
+          .write(reinterpret_cast<const char*>(input.data()),
+                 static_cast<std::streamsize>(input.size()));
     }
     // An exact-size copy on the heap, so that address sanitizer sees a read past the end.
     const Bytes exact(input.begin(), input.end());
     LLVMFuzzerTestOneInput(exact.data(), exact.size());
   }
   std::printf("fuzz: %llu runs from seed %llu over %zu inputs: no failure\n",
-              static_cast<unsigned long long>(last - first), static_cast<unsigned long long>(seed), corpus.size());
+              static_cast<unsigned long long>(last - first), static_cast<unsigned long long>(seed),
+              corpus.size());
   return 0;
 }
 

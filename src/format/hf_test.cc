@@ -1,0 +1,324 @@
+#include "format/hf_model.h"
+
+#include <cmath>
+#include <thread>
+
+#include "format/hf_config.h"
+#include "format/test_files.h"
+#include "tensor/quantize.h"
+
+namespace quipu {
+namespace {
+
+constexpr std::string_view kLlamaConfig =
+    R"({"model_type":"llama","hidden_size":8,"intermediate_size":32,
+  "num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,"vocab_size":3,
+  "tie_word_embeddings":true})";
+
+// A safetensors file of f32 tensors whose elements count up from 0 through the whole file.
+std::string counting_safetensors(const std::vector<std::pair<std::string, Shape>>& tensors) {
+  std::string header = "{";
+  size_t floats = 0;
+  for (const auto& [name, shape] : tensors) {
+    const size_t count = static_cast<size_t>(element_count(shape));
+    header += fmt::format("{}\"{}\":{{\"dtype\":\"F32\",\"shape\":{},\"data_offsets\":[{},{}]}}",
+                          floats == 0 ? "" : ",", name, shape_to_string(shape), 4 * floats,
+                          4 * (floats + count));
+    floats += count;
+  }
+  header += "}";
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  std::string bytes = safetensors_bytes(header, 0);
+  for (size_t i = 0; i < floats; ++i) {
+    const float value = static_cast<float>(i);
+    bytes.append(reinterpret_cast<const char*>(&value), 4);
+  }
+  return bytes;
+}
+
+std::vector<float> floats_of(const ModelFile& model, std::string_view name) {
+  const auto data = model.read(name);
+  EXPECT_TRUE(data.ok()) << data.status().message();
+  std::vector<float> values(static_cast<size_t>(element_count(data->view.shape)));
+  dequantize_row(data->view.dtype, data->view.data.data(), values);
+  return values;
+}
+
+Result<HfConfig> config_of(std::string_view text, std::string_view generation = "") {
+  return parse_hf_config(text, "config.json", generation, "generation_config.json", "name");
+}
+
+TEST(HfConfig, BecomesGgufKeys) {
+  const auto config = config_of(
+      kLlamaConfig, R"({"eos_token_id":[7,8],"do_sample":true,"temperature":0.6,"top_k":20})");
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  const Metadata& metadata = config->metadata;
+  EXPECT_EQ(metadata.get_string("general.architecture"), "llama");
+  EXPECT_EQ(metadata.get_int("llama.embedding_length"), 8);
+  EXPECT_EQ(metadata.get_int("llama.attention.head_count_kv"), 1);
+  EXPECT_EQ(metadata.get_int("llama.rope.dimension_count"), 4);
+  EXPECT_EQ(metadata.get_double("llama.attention.layer_norm_rms_epsilon"), 1e-6);
+  EXPECT_EQ(metadata.get_double("llama.rope.freq_base"), 10000.0);
+  EXPECT_EQ(metadata.get_int("tokenizer.ggml.eos_token_id"), 7);
+  EXPECT_EQ(metadata.get_ints("tokenizer.ggml.eos_token_ids"), (std::vector<int64_t>{7, 8}));
+  EXPECT_EQ(metadata.get_double("general.sampling.temp"), 0.6);
+  EXPECT_EQ(metadata.get_int("general.sampling.top_k"), 20);
+  EXPECT_TRUE(config->tied_embeddings);
+}
+
+// One member of kLlamaConfig replaced or added.
+std::string llama_with(std::string_view member) {
+  return std::string(kLlamaConfig.substr(0, kLlamaConfig.rfind('}'))) + "," + std::string(member) +
+         "}";
+}
+
+TEST(HfConfig, SlidingWindowOnlyWhereItIsOn) {
+  EXPECT_EQ(config_of(llama_with(R"("sliding_window":4096)"))
+                ->metadata.get_int("llama.attention.sliding_window"),
+            std::nullopt);
+  std::string mistral = llama_with(R"("sliding_window":4096)");
+  mistral.replace(mistral.find("\"llama\""), 7, "\"mistral\"");
+  EXPECT_EQ(config_of(mistral)->metadata.get_int("llama.attention.sliding_window"), 4096);
+  EXPECT_EQ(config_of(llama_with(R"("sliding_window":64,"use_sliding_window":true)"))
+                ->metadata.get_int("llama.attention.sliding_window"),
+            64);
+}
+
+TEST(HfConfig, RopeScaling) {
+  const auto linear = config_of(llama_with(R"("rope_scaling":{"type":"linear","factor":4.0})"));
+  EXPECT_EQ(linear->metadata.get_string("llama.rope.scaling.type"), "linear");
+  EXPECT_EQ(linear->metadata.get_double("llama.rope.scaling.factor"), 4.0);
+  const auto yarn = config_of(llama_with(
+      R"("rope_parameters":{"rope_type":"yarn","rope_theta":5e5,"factor":4.0,
+          "original_max_position_embeddings":64,"attention_factor":2.0})"));
+  EXPECT_EQ(yarn->metadata.get_double("llama.rope.freq_base"), 5e5);
+  EXPECT_EQ(yarn->metadata.get_int("llama.rope.scaling.original_context_length"), 64);
+  EXPECT_NEAR(*yarn->metadata.get_double("llama.rope.scaling.attn_factor"),
+              2.0 / (1 + 0.1 * std::log(4.0)), 1e-12);
+  const auto llama3 = config_of(llama_with(
+      R"("head_dim":64,"rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,
+          "low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192})"));
+  EXPECT_EQ(llama3->metadata.find("llama.rope.scaling.type"), nullptr);
+  ASSERT_EQ(llama3->rope_factors.size(), 32u);
+  EXPECT_EQ(llama3->rope_factors[0], 1.0f);
+  EXPECT_EQ(llama3->rope_factors[31], 8.0f);
+  for (size_t i = 1; i < 32; ++i) EXPECT_GE(llama3->rope_factors[i], llama3->rope_factors[i - 1]);
+}
+
+TEST(HfConfig, RefusalsNameKeyExpectedAndFound) {
+  const auto refuse = [](const std::string& text, ErrorCode code,
+                         std::initializer_list<std::string_view> parts) {
+    expect_error(config_of(text).status(), code, parts);
+  };
+  refuse("{}", ErrorCode::kCorruptData, {"config.json", "'model_type' is missing"});
+  refuse(R"({"model_type":"mamba"})", ErrorCode::kUnsupported,
+         {"'mamba'", "supported: llama, mistral, qwen2, qwen3, gpt2, gpt_bigcode"});
+  refuse(R"({"model_type":"llama"})", ErrorCode::kCorruptData, {"'hidden_size' is missing"});
+  refuse(R"({"model_type":"llama","hidden_size":-1})", ErrorCode::kCorruptData,
+         {"'hidden_size'", "1 to", "-1"});
+  refuse(R"({"model_type":"llama","hidden_size":"8"})", ErrorCode::kCorruptData,
+         {"'hidden_size'", "the string '8'"});
+  refuse(llama_with(R"("hidden_act":"relu")"), ErrorCode::kUnsupported,
+         {"activation 'relu'", "silu"});
+  refuse(llama_with(R"("rope_scaling":{"type":"dynamic","factor":2.0})"), ErrorCode::kUnsupported,
+         {"'dynamic'", "linear, llama3, yarn"});
+  refuse(llama_with(R"("rope_scaling":{"type":"linear"})"), ErrorCode::kCorruptData,
+         {"'linear'", "'factor'", "none"});
+  refuse(llama_with(R"("partial_rotary_factor":0.5)"), ErrorCode::kUnsupported,
+         {"partial_rotary_factor"});
+  refuse(llama_with(R"("quantization_config":{"quant_method":"gptq"})"), ErrorCode::kUnsupported,
+         {"already quantised", "gptq"});
+  refuse(
+      R"({"model_type":"gpt_bigcode","n_embd":8,"n_layer":1,"n_head":2,"vocab_size":3,
+          "multi_query":false})",
+      ErrorCode::kUnsupported, {"'multi_query'"});
+  refuse(R"({"model_type":"gpt2","n_embd":9,"n_layer":1,"n_head":2,"vocab_size":3})",
+         ErrorCode::kCorruptData, {"'n_embd' 9"});
+}
+
+TEST(HfNames, MapToGguf) {
+  const HfArchitecture& llama = **find_hf_architecture("llama", "");
+  EXPECT_EQ(map_tensor_name(llama, "model.layers.12.self_attn.q_proj.weight").mapped.gguf_name,
+            "blk.12.attn_q.weight");
+  EXPECT_EQ(map_tensor_name(llama, "layers.0.mlp.down_proj.bias").mapped.gguf_name,
+            "blk.0.ffn_down.bias");
+  EXPECT_EQ(map_tensor_name(llama, "lm_head.weight").mapped.gguf_name, "output.weight");
+  EXPECT_EQ(map_tensor_name(llama, "model.layers.0.self_attn.rotary_emb.inv_freq").kind,
+            NameKind::kIgnored);
+  for (const char* name : {"", ".weight", "model.layers..mlp.up_proj.weight",
+                           "model.layers.-1.mlp.up_proj.weight", "model.layers.1mlp.up_proj.weight",
+                           "model.layers.99999999999.mlp.up_proj.weight", "score.weight"}) {
+    EXPECT_EQ(map_tensor_name(llama, name).kind, NameKind::kUnknown) << name;
+  }
+  const HfArchitecture& gpt2 = **find_hf_architecture("gpt2", "");
+  EXPECT_EQ(map_tensor_name(gpt2, "h.3.attn.c_attn.bias").mapped.gguf_name, "blk.3.attn_qkv.bias");
+  EXPECT_EQ(map_tensor_name(gpt2, "h.3.attn.c_attn.bias").mapped.order, RowOrder::kSame);
+  EXPECT_EQ(map_tensor_name(gpt2, "transformer.h.3.attn.c_attn.weight").mapped.order,
+            RowOrder::kTransposed);
+  EXPECT_EQ(map_tensor_name(gpt2, "h.3.attn.bias").kind, NameKind::kIgnored);
+}
+
+class HfDirectory : public testing::Test {
+ protected:
+  void write_llama(const std::vector<std::pair<std::string, Shape>>& more = {}) {
+    std::vector<std::pair<std::string, Shape>> tensors = {{"model.embed_tokens.weight", {3, 8}}};
+    tensors.insert(tensors.end(), more.begin(), more.end());
+    folder_.write("config.json", kLlamaConfig);
+    folder_.write("model.safetensors", counting_safetensors(tensors));
+  }
+  Status open_status() { return open_model_file(folder_.path()).status(); }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(HfDirectory, PermutesRotaryRowsOfLlama) {
+  write_llama({{"model.layers.0.self_attn.q_proj.weight", {8, 8}},
+               {"model.layers.0.self_attn.q_proj.bias", {8}}});
+  const auto model = open_model_file(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_EQ((*model)->container(), "safetensors");
+  EXPECT_EQ((*model)->tokenizer_directory(), std::nullopt);
+  // Two heads of four rows: 0 1 2 3 becomes 0 2 1 3 in each.
+  const std::vector<float> weight = floats_of(**model, "blk.0.attn_q.weight");
+  const std::vector<float> bias = floats_of(**model, "blk.0.attn_q.bias");
+  const int order[8] = {0, 2, 1, 3, 4, 6, 5, 7};
+  for (int row = 0; row < 8; ++row) {
+    EXPECT_EQ(weight[static_cast<size_t>(8 * row)], static_cast<float>(24 + 8 * order[row]));
+    EXPECT_EQ(bias[static_cast<size_t>(row)], static_cast<float>(24 + 64 + order[row]));
+  }
+}
+
+TEST_F(HfDirectory, TransposesConv1D) {
+  folder_.write("config.json",
+                R"({"model_type":"gpt2","n_embd":8,"n_layer":1,"n_head":2,"vocab_size":3})");
+  folder_.write("model.safetensors", counting_safetensors({{"h.0.attn.c_attn.weight", {8, 24}},
+                                                           {"h.0.attn.c_attn.bias", {24}}}));
+  const auto model = open_model_file(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_EQ((*model)->find("blk.0.attn_qkv.weight")->shape, (Shape{24, 8}));
+  const std::vector<float> weight = floats_of(**model, "blk.0.attn_qkv.weight");
+  for (size_t out = 0; out < 24; ++out) {
+    for (size_t in = 0; in < 8; ++in)
+      EXPECT_EQ(weight[8 * out + in], static_cast<float>(24 * in + out));
+  }
+}
+
+TEST_F(HfDirectory, QuantisesLinearWeightsOnlyAndFallsBack) {
+  write_llama({{"model.layers.0.mlp.down_proj.weight", {8, 32}},
+               {"model.layers.0.mlp.up_proj.weight", {32, 8}},
+               {"model.norm.weight", {8}}});
+  const auto model = open_model_file(folder_.path(), {.weights = DType::kQ4_K});
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_EQ((*model)->find("blk.0.ffn_down.weight")->dtype, DType::kQ8_0);
+  EXPECT_EQ((*model)->find("blk.0.ffn_up.weight")->dtype, DType::kBF16);
+  EXPECT_EQ((*model)->find("token_embd.weight")->dtype, DType::kF32);
+  EXPECT_EQ((*model)->find("output_norm.weight")->dtype, DType::kF32);
+  EXPECT_EQ((*model)->find("blk.0.ffn_down.weight")->bytes, 8u * 34u);
+  // Any number of threads may read at once.
+  const std::vector<float> expected = floats_of(**model, "blk.0.ffn_down.weight");
+  std::vector<std::vector<float>> found(4);
+  {
+    std::vector<std::jthread> threads;
+    for (auto& values : found)
+      threads.emplace_back([&] { values = floats_of(**model, "blk.0.ffn_down.weight"); });
+  }
+  for (const auto& values : found) EXPECT_EQ(values, expected);
+}
+
+TEST_F(HfDirectory, RefusesWhatDoesNotBelong) {
+  write_llama({{"model.layers.0.experts.weight", {8}}});
+  expect_error(open_status(), ErrorCode::kUnsupported,
+               {"'model.layers.0.experts.weight'", "'llama'"});
+  write_llama({{"model.layers.1.mlp.up_proj.weight", {32, 8}}});
+  expect_error(open_status(), ErrorCode::kCorruptData, {"layer 1", "1 layers"});
+  write_llama({{"model.layers.0.self_attn.q_proj.weight", {6, 8}}});
+  expect_error(open_status(), ErrorCode::kCorruptData, {"[6, 8]", "2 heads"});
+  write_llama({{"model.layers.0.mlp.up_proj.weight", {4, 8, 8}}});
+  expect_error(open_status(), ErrorCode::kCorruptData, {"1 or 2 dimensions", "[4, 8, 8]"});
+  write_llama({{"embed_tokens.weight", {3, 8}}});
+  expect_error(open_status(), ErrorCode::kCorruptData, {"twice"});
+  write_llama();
+  std::string untied(kLlamaConfig);
+  untied.replace(untied.find("true"), 4, "false");
+  folder_.write("config.json", untied);
+  expect_error(open_status(), ErrorCode::kCorruptData, {"'lm_head.weight'", "tie_word_embeddings"});
+}
+
+TEST_F(HfDirectory, SaysWhatIsMissing) {
+  expect_error(open_status(), ErrorCode::kNotFound, {"no config.json"});
+  folder_.write("small.gguf", "");
+  expect_error(open_status(), ErrorCode::kNotFound, {"such as", "small.gguf"});
+  folder_.write("config.json", kLlamaConfig);
+  expect_error(open_status(), ErrorCode::kNotFound,
+               {"neither model.safetensors nor model.safetensors.index.json"});
+  folder_.write("pytorch_model.bin", "");
+  expect_error(open_status(), ErrorCode::kNotFound, {"save the model as safetensors"});
+}
+
+TEST_F(HfDirectory, ReadsShardsAndDistrustsTheIndex) {
+  folder_.write("config.json", kLlamaConfig);
+  folder_.write("a.safetensors", counting_safetensors({{"model.embed_tokens.weight", {3, 8}}}));
+  folder_.write("b.safetensors", counting_safetensors({{"model.norm.weight", {8}}}));
+  const auto index = [&](std::string_view map) {
+    folder_.write("model.safetensors.index.json", fmt::format("{{\"weight_map\":{{{}}}}}", map));
+  };
+  index(R"("model.embed_tokens.weight":"a.safetensors","model.norm.weight":"b.safetensors")");
+  const auto model = open_model_file(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_EQ((*model)->container(), "safetensors, 2 files");
+  EXPECT_EQ(floats_of(**model, "output_norm.weight")[7], 7.0f);
+
+  index(R"("model.norm.weight":"c.safetensors")");
+  expect_error(open_status(), ErrorCode::kNotFound, {"c.safetensors", "missing"});
+  index(R"("model.norm.weight":"a.safetensors")");
+  expect_error(open_status(), ErrorCode::kCorruptData,
+               {"a.safetensors", "'model.norm.weight'", "does not"});
+  for (const char* name : {"../a.safetensors", "/etc/a.safetensors", "model.safetensors.index.json",
+                           ".safetensors", ""}) {
+    index(fmt::format("\"model.norm.weight\":\"{}\"", name));
+    expect_error(open_status(), ErrorCode::kCorruptData,
+                 {"model.safetensors.index.json", "same directory"});
+  }
+  index("");
+  expect_error(open_status(), ErrorCode::kCorruptData, {"'weight_map'"});
+  folder_.write("b.safetensors", counting_safetensors({{"model.embed_tokens.weight", {3, 8}}}));
+  index(R"("model.embed_tokens.weight":"b.safetensors","embed":"a.safetensors")");
+  EXPECT_FALSE(open_status().ok());
+}
+
+TEST_F(HfDirectory, TruncatedWeightsAreRefused) {
+  write_llama();
+  const std::string whole = counting_safetensors({{"model.embed_tokens.weight", {3, 8}}});
+  for (size_t length = 0; length < whole.size(); ++length) {
+    folder_.write("model.safetensors", whole.substr(0, length));
+    EXPECT_EQ(open_status().code(), ErrorCode::kCorruptData) << length;
+  }
+}
+
+TEST(HfGolden, ReadsEveryArchitecture) {
+  const std::filesystem::path folder =
+      std::filesystem::path(QUIPU_SOURCE_DIR) / "tests/golden/models";
+  for (const auto& [name, architecture, tensors] : {std::tuple{"llama-rope-llama3", "llama", 21},
+                                                    {"mistral-f16-sharded", "llama", 21},
+                                                    {"qwen2-tied", "qwen2", 14},
+                                                    {"qwen3-d128-tied", "qwen3", 24},
+                                                    {"gpt2", "gpt2", 28},
+                                                    {"starcoder", "starcoder", 28}}) {
+    const auto model = open_model_file(folder / name);
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    EXPECT_EQ((*model)->metadata().get_string("general.architecture"), architecture);
+    EXPECT_EQ((*model)->tensors().size(), static_cast<size_t>(tensors)) << name;
+    for (const TensorInfo& tensor : (*model)->tensors()) {
+      const TensorData data = (*model)->read(tensor.name).value();
+      EXPECT_EQ(data.view.data.size(), tensor.bytes) << tensor.name;
+      EXPECT_EQ(data.view.dtype, tensor.dtype);
+      if (tensor.shape.size() == 1) {
+        EXPECT_EQ(tensor.dtype, DType::kF32) << tensor.name;
+      }
+      (*model)->release(tensor.name);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quipu
