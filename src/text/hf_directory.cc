@@ -12,7 +12,7 @@
 namespace quipu {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;  // an ordered_json of a whole vocabulary takes quadratic time
 namespace fs = std::filesystem;
 
 // The largest published tokenizer.json has 35 MB.

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "text/test_gguf.h"
 
@@ -86,6 +87,161 @@ TEST(TiktokenRanks, Qwen2EqualsPublishedIds) {
   auto made = Tokenizer::from_hf_directory(directory);
   ASSERT_TRUE(made.ok()) << made.status().message();
   compare_with_published(**made, "qwen2");
+}
+
+// Vocabularies that need no other data.
+TokenizerSpec byte_level_spec() {
+  TokenizerSpec spec;
+  spec.model = "gpt2";
+  spec.pre = "gpt-2";
+  for (int byte = 0; byte < 256; ++byte) {
+    // GPT-2's printable form: 68 bytes move to U+0100 and up.
+    static int moved;
+    if (byte == 0) moved = 0;
+    const bool itself = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
+    const int code = itself ? byte : 0x100 + moved++;
+    std::string token;
+    if (code < 0x80) {
+      token = static_cast<char>(code);
+    } else {
+      token = {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
+    }
+    spec.tokens.push_back(token);
+  }
+  for (const char* token : {"he", "ll", "llo", "hello", "Ġhello"}) spec.tokens.emplace_back(token);
+  spec.merges = {"h e", "l l", "ll o", "he llo", "Ġ hello"};
+  spec.token_types.assign(spec.tokens.size(), 1);
+  for (const char* token : {"<s>", "<|im_end|>"}) {
+    spec.tokens.emplace_back(token);
+    spec.token_types.push_back(3);
+  }
+  spec.tokens.emplace_back("[tool]");
+  spec.token_types.push_back(4);
+  spec.bos = 261;
+  return spec;
+}
+
+TEST(Tokenizer, MergesByRank) {
+  const auto tokenizer = make(byte_level_spec());
+  EXPECT_EQ(*tokenizer->encode("hello hello"), (std::vector<TokenId>{259, 260}));
+  EXPECT_EQ(tokenizer->piece(260), " hello");
+  EXPECT_EQ(tokenizer->decode(std::vector<TokenId>{259, 260}), "hello hello");
+}
+
+TEST(Tokenizer, ControlTokensComeFromTextOnlyOnRequest) {
+  const auto tokenizer = make(byte_level_spec());
+  EXPECT_EQ(*tokenizer->encode("hello<|im_end|>"), (std::vector<TokenId>{259, 262}));
+  const auto plain = *tokenizer->encode("hello<|im_end|>", {.parse_special = false});
+  EXPECT_EQ(std::count(plain.begin(), plain.end(), 262), 0);
+  EXPECT_EQ(tokenizer->decode(plain), "hello<|im_end|>");
+  // User-defined tokens are part of any text.
+  EXPECT_EQ(tokenizer->encode("[tool]", {.parse_special = false})->size(), 1U);
+  EXPECT_TRUE(tokenizer->is_special(262));
+  EXPECT_FALSE(tokenizer->is_special(263));
+  EXPECT_EQ(tokenizer->decode(std::vector<TokenId>{259, 262}), "hello");
+  EXPECT_EQ(tokenizer->decode(std::vector<TokenId>{259, 262}, {.skip_special = false}),
+            "hello<|im_end|>");
+}
+
+TEST(Tokenizer, BosIsAddedWhenTheModelWantsIt) {
+  TokenizerSpec spec = byte_level_spec();
+  EXPECT_FALSE(make(spec)->adds_bos());
+  spec.add_bos = true;
+  EXPECT_EQ(*make(spec)->encode("hello"), (std::vector<TokenId>{261, 259}));
+  EXPECT_EQ(*make(spec)->encode("hello", {.add_special = false}), (std::vector<TokenId>{259}));
+  EXPECT_EQ(make(spec)->special_texts().bos, "<s>");
+}
+
+TEST(Tokenizer, EndsOfTurnAreKnownByIdAndName) {
+  TokenizerSpec spec = byte_level_spec();
+  spec.eos = 261;
+  spec.eot = 0;
+  const auto tokenizer = make(spec);
+  EXPECT_EQ(std::vector<TokenId>(tokenizer->eos_ids().begin(), tokenizer->eos_ids().end()),
+            (std::vector<TokenId>{0, 261, 262}));
+  EXPECT_TRUE(tokenizer->is_eos(262));
+  EXPECT_FALSE(tokenizer->is_eos(259));
+}
+
+// Every byte string comes back, valid UTF-8 or not.
+void check_bytes_round_trip(const Tokenizer& tokenizer) {
+  std::vector<std::string> texts = {
+      "\xff", "a\xffz", "\xe4\xb8", "\xe4\xb8 hello", "\xf0\x9f\x98", "\x80\x80\xc0\xaf",
+      std::string("nul\0in\0it", 9), "\xed\xa0\x80 surrogate", " \xff ", "hello\xfe hello"};
+  std::string all;
+  for (int byte = 0; byte < 256; ++byte) all.push_back(static_cast<char>(byte));
+  texts.push_back(all);
+  for (const std::string& text : texts) {
+    const auto ids = tokenizer.encode(text, {.add_special = false, .parse_special = false});
+    ASSERT_TRUE(ids.ok());
+    EXPECT_EQ(tokenizer.decode_bytes(*ids), text) << testing::PrintToString(text);
+  }
+}
+
+TEST(Tokenizer, InvalidUtf8RoundTrips) {
+  check_bytes_round_trip(*make(byte_level_spec()));
+  auto tiny = Tokenizer::from_hf_directory(std::string(QUIPU_SOURCE_DIR) +
+                                           "/tests/golden/tokenizers/tiny");
+  ASSERT_TRUE(tiny.ok()) << tiny.status().message();
+  check_bytes_round_trip(**tiny);
+}
+
+TEST(Tokenizer, InvalidUtf8RoundTripsInRealVocabularies) {
+  for (const char* name : {"llama-spm", "phi-3", "gpt-2"}) {
+    const std::string file = kVocabularies + "ggml-vocab-" + name + ".gguf";
+    SKIP_WITHOUT(file);
+    check_bytes_round_trip(*make(test::read_gguf_spec(file)));
+  }
+  // These lack tokens for bytes that no UTF-8 text has.
+  for (const char* name : {"starcoder", "deepseek-llm"}) {
+    const auto tokenizer = make(test::read_gguf_spec(kVocabularies + "ggml-vocab-" + name + ".gguf"));
+    EXPECT_EQ(tokenizer->decode(*tokenizer->encode("a\xffz ÿ", {.add_special = false})),
+              "a\xef\xbf\xbdz ÿ");
+  }
+}
+
+TEST(Tokenizer, ThreadsMayMixSettings) {
+  auto made = Tokenizer::from_hf_directory(std::string(QUIPU_SOURCE_DIR) +
+                                           "/tests/golden/tokenizers/tiny");
+  ASSERT_TRUE(made.ok());
+  const Tokenizer& tokenizer = **made;
+  const std::string text = "a<|im_end|>b";
+  const auto parsed = *tokenizer.encode(text);
+  const auto plain = *tokenizer.encode(text, {.parse_special = false});
+  ASSERT_NE(parsed, plain);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < 500; ++round) {
+        const bool special = (round + i) % 2 == 0;
+        EXPECT_EQ(*tokenizer.encode(text, {.parse_special = special}), special ? parsed : plain);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Tokenizer, LongTextsTakeLinearTime) {
+  const auto tokenizer = make(byte_level_spec());
+  for (const char* part : {" ", "a", "hello ", "\n", "中", "1", "'"}) {
+    std::string text;
+    while (text.size() < 1'000'000) text += part;
+    const auto ids = tokenizer->encode(text);
+    ASSERT_TRUE(ids.ok()) << ids.status().message();
+    EXPECT_EQ(tokenizer->decode(*ids), text);
+  }
+}
+
+TEST(Tokenizer, Stories260KDecodesItsVocabulary) {
+  const std::string file =
+      std::string(QUIPU_SHARED_DIR) + "/data/weights/stories260K/tinyllamas-stories-260k-f32.gguf";
+  SKIP_WITHOUT(file);
+  const auto tokenizer = make(test::read_gguf_spec(file));
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(tokenizer->vocab_size(), 512U);
+  const auto ids = *tokenizer->encode("Once upon a time, there was a little girl");
+  EXPECT_EQ(ids.front(), 1);
+  EXPECT_EQ(tokenizer->decode(ids), "Once upon a time, there was a little girl");
 }
 
 }  // namespace

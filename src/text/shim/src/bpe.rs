@@ -1,6 +1,6 @@
 //! Byte-level BPE from a vocabulary and a list of merges (GGUF tokenizer model "gpt2").
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::bytes::{char_of_byte, decode_printable, utf8_runs, Run};
 use crate::failure::{Failure, Outcome};
@@ -26,10 +26,12 @@ impl MergeTable for ByteLevelBpe {
 }
 
 impl ByteLevelBpe {
-    /// `ids` maps the printable form of each ordinary token to its id.
+    /// `ids` maps the printable form of each token that text can reach to its id. `whole` are those
+    /// of them that stand for their text and not for bytes.
     pub fn new(
         pre_name: &str,
         ids: &HashMap<&str, u32>,
+        whole: &HashSet<u32>,
         merges: &[&str],
         unknown: Option<u32>,
     ) -> Outcome<Self> {
@@ -47,7 +49,8 @@ impl ByteLevelBpe {
         let mut byte_ids = [None; 256];
         for (byte, id) in byte_ids.iter_mut().enumerate() {
             let mut buffer = [0; 4];
-            *id = ids.get(&*char_of_byte(byte as u8).encode_utf8(&mut buffer)).copied();
+            let token: &str = char_of_byte(byte as u8).encode_utf8(&mut buffer);
+            *id = ids.get(token).copied().filter(|id| !whole.contains(id));
         }
         let entries = definition.ignore_merges.then(|| {
             ids.iter().filter_map(|(token, &id)| Some((decode_printable(token)?, id))).collect()
@@ -55,7 +58,8 @@ impl ByteLevelBpe {
         Ok(ByteLevelBpe { pre, entries, byte_ids, merges: table, unknown })
     }
 
-    /// Appends the ids of `bytes`. Bytes that are not UTF-8 become their own byte tokens.
+    /// Appends the ids of `bytes`. Bytes that are not UTF-8 become their own byte tokens, or U+FFFD in
+    /// vocabularies that lack those.
     pub fn encode(&self, bytes: &[u8], out: &mut Vec<u32>) -> Outcome<()> {
         for run in utf8_runs(bytes) {
             match run {
@@ -64,7 +68,10 @@ impl ByteLevelBpe {
                         self.encode_piece(piece.as_bytes(), out);
                     }
                 }
-                Run::Invalid(byte) => out.extend(self.byte_ids[byte as usize].or(self.unknown)),
+                Run::Invalid(byte) => match self.byte_ids[byte as usize] {
+                    Some(id) => out.push(id),
+                    None => self.encode_piece("\u{fffd}".as_bytes(), out),
+                },
             }
         }
         Ok(())

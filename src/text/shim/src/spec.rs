@@ -265,8 +265,12 @@ fn make_pieces(spec: &Spec, sentencepiece: bool) -> Pieces {
 fn byte_level_bpe(spec: &Spec, unknown: Option<u32>) -> Outcome<ByteLevelBpe> {
     let pre = if spec.pre.is_empty() { "default" } else { spec.pre };
     let mut ids = HashMap::with_capacity(spec.tokens.len());
+    let mut whole = HashSet::new();
     for (id, token) in spec.tokens.iter().enumerate() {
-        // Whole tokens never come out of merging; the first of equal entries wins.
+        if kind(spec, id) == USER_DEFINED {
+            whole.insert(id as u32);
+        }
+        // Control tokens never come out of merging; the first of equal entries wins.
         if !matches!(kind(spec, id), CONTROL | UNKNOWN) {
             if let Ok(text) = std::str::from_utf8(token) {
                 ids.entry(text).or_insert(id as u32);
@@ -278,7 +282,7 @@ fn byte_level_bpe(spec: &Spec, unknown: Option<u32>) -> Outcome<ByteLevelBpe> {
     if merges.is_empty() && spec.tokens.len() > 512 {
         return Err(Failure::invalid("a 'gpt2' vocabulary needs tokenizer.ggml.merges"));
     }
-    ByteLevelBpe::new(pre, &ids, &merges, unknown)
+    ByteLevelBpe::new(pre, &ids, &whole, &merges, unknown)
 }
 
 fn byte_ids(spec: &Spec) -> [Option<u32>; 256] {
