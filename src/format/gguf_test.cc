@@ -1,5 +1,7 @@
 #include "format/gguf.h"
 
+#include <cstdlib>
+
 #include "base/file.h"
 #include "base/units.h"
 #include "format/model_file.h"
@@ -292,6 +294,39 @@ TEST(GgufShared, ReadsRealFiles) {
     ++vocabularies;
   }
   EXPECT_GE(vocabularies, 5u);
+}
+
+TEST(GgufShared, ConvertedLlama2cEqualsTheGgufOfTheSameModel) {
+  const std::filesystem::path shared =
+      std::filesystem::path(QUIPU_SHARED_DIR) / "data/weights/stories260K";
+  if (!std::filesystem::exists(shared)) GTEST_SKIP() << "no " << shared;
+  if (std::system("python3 --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "no python3";
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "m.gguf";
+  const std::string command = fmt::format(
+      "python3 '{}/tools/convert/llama2c_to_gguf.py' '{}' '{}' '{}' > /dev/null", QUIPU_SOURCE_DIR,
+      (shared / "stories260K.bin").string(), (shared / "tok512.bin").string(), path.string());
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const auto converted = open_model_file(path);
+  const auto original = open_model_file(shared / "tinyllamas-stories-260k-f32.gguf");
+  ASSERT_TRUE(converted.ok()) << converted.status().message();
+  ASSERT_TRUE(original.ok()) << original.status().message();
+  for (const TensorInfo& tensor : (*original)->tensors()) {
+    // That file repeats the tied head.
+    const bool head = tensor.name == "output.weight";
+    const TensorData found = (*converted)->read(head ? "token_embd.weight" : tensor.name).value();
+    const TensorData expected = (*original)->read(tensor.name).value();
+    EXPECT_EQ(found.view.shape, expected.view.shape) << tensor.name;
+    ASSERT_EQ(found.view.data.size(), expected.view.data.size()) << tensor.name;
+    EXPECT_EQ(std::memcmp(found.view.data.data(), expected.view.data.data(), tensor.bytes), 0)
+        << tensor.name;
+  }
+  for (const char* key : {"tokenizer.ggml.tokens", "tokenizer.ggml.scores",
+                          "tokenizer.ggml.token_type", "llama.attention.head_count_kv",
+                          "llama.rope.dimension_count", "tokenizer.ggml.eos_token_id"}) {
+    ASSERT_NE((*converted)->metadata().find(key), nullptr) << key;
+    EXPECT_EQ(*(*converted)->metadata().find(key), *(*original)->metadata().find(key)) << key;
+  }
 }
 
 }  // namespace
