@@ -247,10 +247,10 @@ fn make_pieces(spec: &Spec, sentencepiece: bool) -> Pieces {
         let text = String::from_utf8_lossy(token);
         match kind {
             CONTROL | UNKNOWN => pieces.push(token, kind),
-            BYTE => match byte_token(&text) {
-                Some(byte) => pieces.push(&[byte], kind),
-                None => pieces.push(token, kind),
-            },
+            BYTE | NORMAL if sentencepiece && byte_token(&text).is_some() => {
+                pieces.push(&[byte_token(&text).unwrap_or_default()], BYTE);
+            }
+            BYTE => pieces.push(token, kind),
             _ if sentencepiece => pieces.push(text.replace(SPACE, " ").as_bytes(), kind),
             USER_DEFINED => pieces.push(token, kind),
             _ => match decode_printable(&text) {
@@ -288,7 +288,8 @@ fn byte_level_bpe(spec: &Spec, unknown: Option<u32>) -> Outcome<ByteLevelBpe> {
 fn byte_ids(spec: &Spec) -> [Option<u32>; 256] {
     let mut ids = [None; 256];
     for (id, token) in spec.tokens.iter().enumerate() {
-        if spec.kinds.is_empty() || kind(spec, id) == BYTE {
+        // Older files type byte tokens as normal ones.
+        if matches!(kind(spec, id), BYTE | NORMAL) {
             if let Some(byte) = std::str::from_utf8(token).ok().and_then(byte_token) {
                 ids[byte as usize].get_or_insert(id as u32);
             }

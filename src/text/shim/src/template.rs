@@ -12,6 +12,8 @@ use crate::template_json::{from_json, to_json, Layout};
 const SOURCE_BYTES_MAX: usize = 1 << 20;
 /// Nested macro calls and includes; real templates stay under 20.
 const RECURSION_MAX: usize = 200;
+/// The largest prompt; a template can copy its input many times over.
+const OUTPUT_BYTES_MAX: usize = 64 << 20;
 const NAME: &str = "chat_template";
 
 pub struct Template {
@@ -67,7 +69,37 @@ impl Template {
         });
         let template =
             environment.get_template(NAME).map_err(|error| Failure::internal(describe(&error)))?;
-        template.render(from_json(context)).map_err(|error| failure(&error))
+        let mut output = Output::default();
+        let rendered = template.render_captured_to(from_json(context), &mut output);
+        if output.full {
+            return Err(Failure::exhausted(format!(
+                "chat template: the prompt is over {OUTPUT_BYTES_MAX} bytes"
+            )));
+        }
+        rendered.map_err(|error| failure(&error))?;
+        String::from_utf8(output.bytes).map_err(|error| Failure::internal(error.to_string()))
+    }
+}
+
+/// Collects the text and stops the rendering when it grows over the limit.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl std::io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + bytes.len() > OUTPUT_BYTES_MAX {
+            self.full = true;
+            return Err(std::io::Error::other("the prompt is too long"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -245,6 +277,12 @@ mod tests {
         assert!(render(source, "{}").is_err());
         let loops = "{% for a in range(10000) %}{% for b in range(10000) %}{{ b }}{% endfor %}{% endfor %}";
         assert_eq!(render(loops, "{}").err().unwrap().code, crate::failure::Code::Exhausted);
+    }
+
+    #[test]
+    fn long_output_ends() {
+        let source = "{% set s = 'x' * 100000 %}{% for a in range(10000) %}{{ s }}{% endfor %}";
+        assert_eq!(render(source, "{}").err().unwrap().code, crate::failure::Code::Exhausted);
     }
 
     #[test]
