@@ -30,7 +30,7 @@ struct GenerationResult {
   // threads, chunks and companions in the batch.
   uint64_t logits_hash = 0;
 
-  double prefill_ms() const { return elapsed_ms(stats.started_ns, stats.first_token_ns); }
+  double prefill_ms() const { return elapsed_ms(stats.started_ns.value_or(stats.submitted_ns), stats.first_token_ns); }
   double decode_ms() const { return elapsed_ms(stats.first_token_ns, stats.finished_ns); }
   double prefill_tokens_per_s() const;
   double decode_tokens_per_s() const;

@@ -61,7 +61,7 @@ Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const 
     };
     QUIPU_RETURN_IF_ERROR(model.engine->submit(std::move(request)));
     while (model.engine->has_work()) model.engine->step();
-    model.engine->scheduler().clear_retained();  // windows share nothing worth keeping
+    model.engine->scheduler().cache().clear();  // windows share nothing worth keeping
     ++result.windows;
     result.seconds = static_cast<double>(model.clock.now_ns() - begin_ns) * 1e-9;
     if (progress && !progress(result, windows_total)) return make_error(ErrorCode::kCancelled, "interrupted after {} windows", result.windows);

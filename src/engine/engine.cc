@@ -28,16 +28,18 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend, c
   const SchedulerConfig scheduler = {.batch_tokens_max = model.batch_tokens_max(),
                                      .prefill_chunk_max = std::min(config.prefill_chunk_max, model.batch_tokens_max()),
                                      .sequences_max = config.sequences_max,
-                                     .block_tokens = config.block_tokens,
                                      .context_length = context,
                                      .keep_kv = config.keep_kv};
-  return std::unique_ptr<Engine>(new Engine(model, backend, std::move(storage), scheduler, clock));
+  const KvCacheConfig cache = {.total_blocks = storage.blocks(), .block_tokens = config.block_tokens,
+                               .fingerprint = config.fingerprint, .policy = config.kv_policy, .publish = config.keep_kv};
+  return std::unique_ptr<Engine>(new Engine(model, backend, std::move(storage), scheduler, cache, clock));
 }
 
-Engine::Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config, const Clock& clock)
+Engine::Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config,
+               const KvCacheConfig& cache, const Clock& clock)
     : model_(model),
       storage_(std::move(storage)),
-      scheduler_(config, storage_.blocks(), clock),
+      scheduler_(config, cache, clock),
       runner_(model, backend, storage_) {}
 
 Status Engine::submit(Request request) {

@@ -27,6 +27,8 @@ struct EngineConfig {
   int prefill_chunk_max = 512;
   int sequences_max = 64;
   bool keep_kv = true;            // SchedulerConfig::keep_kv
+  std::string kv_policy = "cost"; // of eviction: "cost" or "lru"
+  std::string fingerprint;        // of the model and its KV format: part of every block's key
 };
 
 class Engine {
@@ -50,7 +52,7 @@ class Engine {
   const Model& model() const { return model_; }
 
  private:
-  Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config, const Clock& clock);
+  Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config, const KvCacheConfig& cache, const Clock& clock);
 
   Model& model_;
   KvStorage storage_;

@@ -40,7 +40,7 @@ void ModelRunner::build_batch(const StepPlan& plan) {
   slot_mapping_.clear();
   block_table_stride_ = 0;
   for (const ScheduledSequence& scheduled : plan.sequences) {
-    block_table_stride_ = std::max(block_table_stride_, static_cast<size_t>(scheduled.sequence->table.num_blocks()));
+    block_table_stride_ = std::max(block_table_stride_, static_cast<size_t>(scheduled.sequence->kv.table.num_blocks()));
   }
   // Room for the longest sequences, so that a growing one allocates nothing.
   block_tables_.reserve(blocks_per_sequence_max() * plan.sequences.size());
@@ -54,10 +54,10 @@ void ModelRunner::build_batch(const StepPlan& plan) {
       const int64_t position = scheduled.first_position + i;
       token_ids_.push_back(sequence.tokens[static_cast<size_t>(position)]);
       positions_.push_back(static_cast<int32_t>(position));
-      slot_mapping_.push_back(sequence.table.slot(position));
+      slot_mapping_.push_back(sequence.kv.table.slot(position));
     }
-    for (int b = 0; b < sequence.table.num_blocks(); ++b) {
-      block_tables_[s * block_table_stride_ + static_cast<size_t>(b)] = sequence.table.block(b).value();
+    for (int b = 0; b < sequence.kv.table.num_blocks(); ++b) {
+      block_tables_[s * block_table_stride_ + static_cast<size_t>(b)] = sequence.kv.table.block(b).value();
     }
     add_logit_rows(scheduled, first_row);
     query_start_.push_back(static_cast<int32_t>(token_ids_.size()));

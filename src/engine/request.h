@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/strong_id.h"
+#include "kv/prefix_index.h"
 #include "sample/sampling_params.h"
 
 namespace quipu {
@@ -35,6 +38,9 @@ struct Request {
   SamplingParams sampling;
   int64_t max_tokens = 0;              // output tokens; 0: only compute the prompt
   std::vector<TokenId> stop_tokens;    // end the output; they are not part of it
+  // Prefixes are shared within a salt only; tenants get one each.
+  std::string cache_salt;
+  Retention retention;  // of what this request leaves in the cache
   LogitsWanted logits_wanted = LogitsWanted::kNone;
   LogitsObserver on_logits;            // called on the engine thread, once per wanted position, in order
 };
@@ -46,7 +52,7 @@ struct RequestStats {
   int64_t cached_tokens = 0;  // prompt tokens whose keys and values were already there
   int preemptions = 0;
   int64_t submitted_ns = 0;
-  int64_t started_ns = 0;      // first scheduled
+  std::optional<int64_t> started_ns;  // first scheduled
   int64_t first_token_ns = 0;  // prompt computed
   int64_t finished_ns = 0;
 };

@@ -15,14 +15,15 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "unknown";
 }
 
-Scheduler::Scheduler(const SchedulerConfig& config, int total_blocks, const Clock& clock)
+Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, const Clock& clock)
     : config_(config),
       clock_(clock),
-      pool_(total_blocks),
-      token_limit_(std::min<int64_t>(config.context_length, int64_t{total_blocks} * config.block_tokens)) {
+      cache_(cache, clock),
+      token_limit_(std::min<int64_t>(config.context_length, int64_t{cache.total_blocks} * cache.block_tokens)) {
   QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 && config.sequences_max > 0 &&
                   config.logit_rows_max > 0 && config.context_length > 0,
               "scheduler limits must be positive");
+  QUIPU_CHECK(config.keep_kv || !cache.publish, "a cache that keeps nothing must not publish");
 }
 
 Status Scheduler::submit(Request request) {
@@ -38,10 +39,10 @@ Status Scheduler::submit(Request request) {
   if (needed > token_limit_) {
     return make_error(ErrorCode::kResourceExhausted,
                       "the prompt has {} tokens and the KV cache holds {} ({} blocks of {}); raise --kv-memory",
-                      prompt_tokens, token_limit_, pool_.total_blocks(), config_.block_tokens);
+                      prompt_tokens, token_limit_, cache_.total_blocks(), cache_.block_tokens());
   }
   const int64_t tokens_max = prompt_tokens + std::min(request.max_tokens, token_limit_ - prompt_tokens);
-  auto sequence = std::make_unique<Sequence>(std::move(request), config_.block_tokens, tokens_max);
+  auto sequence = std::make_unique<Sequence>(std::move(request), cache_.block_tokens(), tokens_max);
   sequence->stats.submitted_ns = clock_.now_ns();
   waiting_.push_back(std::move(sequence));
   return Status::ok_status();
@@ -86,12 +87,8 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
     if (one_behind != decoding) continue;
     const int count = chunk_for(sequence, budget);
     const int64_t end = sequence.num_computed_tokens() + count;
-    bool fits = sequence.table.reserve(pool_, end);
-    while (!fits) {
-      const bool made_room = make_room(sequence.table.blocks_missing(end), nullptr) || preempt_last(sequence, plan);
-      if (!made_room) break;
-      fits = sequence.table.reserve(pool_, end);
-    }
+    bool fits = cache_.reserve(sequence.kv, end);
+    while (!fits && preempt_last(sequence, plan)) fits = cache_.reserve(sequence.kv, end);
     if (!fits) continue;  // it preempted itself, or waits for those before it
     plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
     budget -= count;
@@ -99,47 +96,63 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
 }
 
 void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
-  while (budget > 0 && !waiting_.empty() && num_running() < config_.sequences_max) {
-    if (!start(*waiting_.front(), plan)) return;  // first come, first served
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+  for (auto next = waiting_.begin(); next != waiting_.end() && budget > 0 && num_running() < config_.sequences_max;) {
+    if (waits_for_prefix(**next)) {
+      ++next;  // others may pass: it will need less when its time comes
+      continue;
+    }
+    if (!start(**next, plan)) return;  // first come, first served
+    running_.push_back(std::move(*next));
+    next = waiting_.erase(next);
     Sequence& sequence = *running_.back();
     const int count = chunk_for(sequence, budget);
-    const bool reserved = sequence.table.reserve(pool_, sequence.num_computed_tokens() + count);
-    QUIPU_CHECK(reserved, "start() promised room for {} tokens", sequence.num_tokens());
     plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
     budget -= count;
   }
 }
 
-// Finds what is cached of a waiting sequence and makes room for the rest of it. False when it must
-// wait for running sequences to end; it then holds no block.
+// Takes what is cached of a waiting sequence and reserves room for the rest of its tokens. False when
+// it must wait for running sequences to end; it then holds no block.
 bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
   const size_t copies_before = plan.copies.size();
-  reuse_prefix(sequence, plan);
-  const int missing = sequence.table.blocks_missing(sequence.num_tokens());
-  if (pool_.free_blocks() < missing && !make_room(missing, nullptr)) {
-    sequence.table.truncate(0);
-    plan.copies.resize(copies_before);
+  cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
+  if (!cache_.reserve(sequence.kv, sequence.num_tokens())) {
+    // A copied block was never written: forget it rather than leave it behind as a tail.
+    if (plan.copies.size() > copies_before) {
+      const int64_t whole = static_cast<int64_t>(sequence.kv.path.size()) * cache_.block_tokens();
+      const bool cut = cache_.truncate(sequence.kv, whole, plan.copies);
+      QUIPU_CHECK(cut, "a cut at a block's edge needs no block");
+      plan.copies.resize(copies_before);
+    }
+    cache_.release(sequence.kv, sequence.tokens);
     return false;
   }
-  if (sequence.stats.started_ns == 0) {
+  if (!sequence.stats.started_ns.has_value()) {
     sequence.stats.started_ns = clock_.now_ns();
     sequence.stats.cached_tokens = sequence.num_computed_tokens();
   }
   return true;
 }
 
-void Scheduler::reuse_prefix(Sequence& sequence, StepPlan& plan) {
-  if (!config_.keep_kv || sequence.request.logits_wanted == LogitsWanted::kAll) return;
-  const std::optional<RetainedSequences::Match> match = retained_.find(sequence.tokens);
-  if (!match.has_value()) return;
-  // At least the last token is computed: its logits are needed.
-  const int64_t reused = std::min(match->tokens, sequence.num_tokens() - 1);
-  if (reused == 0) return;
-  std::optional<BlockTable::Fork> fork = sequence.table.fork_from(pool_, *match->table, reused);
-  if (!fork.has_value() && make_room(1, match->table)) fork = sequence.table.fork_from(pool_, *match->table, reused);
-  if (fork.has_value() && fork->copy.has_value()) plan.copies.push_back(*fork->copy);
+// At least the last token is computed: its logits are needed. Those who want all logits reuse nothing.
+int64_t Scheduler::reuse_max(const Sequence& sequence) const {
+  return sequence.request.logits_wanted == LogitsWanted::kAll ? 0 : sequence.num_tokens() - 1;
+}
+
+// True while a running sequence computes a longer common beginning than the cache has already.
+bool Scheduler::waits_for_prefix(const Sequence& sequence) {
+  if (!config_.keep_kv || reuse_max(sequence) == 0) return false;
+  const int64_t block = cache_.block_tokens();
+  int64_t coming = 0;
+  for (const auto& other : running_) {
+    if (other->kv.salt != sequence.kv.salt || other->num_tokens() - other->num_computed_tokens() <= 1) continue;
+    const int64_t limit = std::min({other->num_tokens(), sequence.num_tokens() - 1});
+    const auto end = sequence.tokens.begin() + limit;
+    const int64_t common = std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first - sequence.tokens.begin();
+    const int64_t published = common / block * block;
+    if (published > other->num_computed_tokens()) coming = std::max(coming, published);
+  }
+  return coming > 0 && coming > cache_.match_length(sequence.kv, sequence.tokens);
 }
 
 int Scheduler::chunk_for(const Sequence& sequence, int budget) const {
@@ -148,21 +161,13 @@ int Scheduler::chunk_for(const Sequence& sequence, int budget) const {
   return static_cast<int>(std::min<int64_t>(limit, sequence.num_tokens() - sequence.num_computed_tokens()));
 }
 
-// Drops finished sequences until `blocks` blocks are free. `keep` is a table that must stay.
-bool Scheduler::make_room(int blocks, const BlockTable* keep) {
-  while (pool_.free_blocks() < blocks) {
-    if (!retained_.evict_one(keep)) return false;
-  }
-  return true;
-}
-
 // Sends the running sequence that arrived last back to the queue, out of this step's plan too.
 // False when that is `needy` itself.
 bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
   Sequence& victim = *running_.back();
   std::erase_if(plan.sequences, [&](const ScheduledSequence& s) { return s.sequence == &victim; });
   const bool preempts_itself = &victim == &needy;
-  victim.table.truncate(0);
+  cache_.release(victim.kv, victim.tokens);
   ++victim.stats.preemptions;
   waiting_.push_front(std::move(running_.back()));
   running_.pop_back();
@@ -175,7 +180,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
     const ScheduledSequence& scheduled = plan.sequences[i];
     Sequence& sequence = *scheduled.sequence;
     const bool reaches_end = scheduled.reaches_end();
-    sequence.table.append(scheduled.num_tokens);
+    cache_.append(sequence.kv, sequence.tokens, scheduled.num_tokens);
     if (!reaches_end) continue;
     if (sequence.stats.first_token_ns == 0) sequence.stats.first_token_ns = clock_.now_ns();
 
@@ -200,7 +205,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
       event = finish(std::move(finished), event.finish);
       event.token = token;
     } else if (!config_.keep_kv) {
-      sequence.table.truncate(0);
+      cache_.release(sequence.kv, sequence.tokens);
     }
     events.push_back(std::move(event));
   }
@@ -221,15 +226,15 @@ StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason rea
   event.id = sequence->request.id;
   event.finish = reason;
   event.stats = sequence->stats;
-  if (config_.keep_kv) retained_.retain(std::move(sequence->tokens), std::move(sequence->table));
+  cache_.release(sequence->kv, sequence->tokens);
   return event;
 }
 
 void Scheduler::check_invariants() const {
-  pool_.check_invariants();
+  cache_.check_invariants();
   for (const auto& sequence : waiting_) {
-    QUIPU_CHECK(sequence->table.num_blocks() == 0, "waiting request {} holds {} blocks", sequence->request.id.value(),
-                sequence->table.num_blocks());
+    QUIPU_CHECK(sequence->kv.table.num_blocks() == 0, "waiting request {} holds {} blocks", sequence->request.id.value(),
+                sequence->kv.table.num_blocks());
   }
   for (const auto& sequence : running_) {
     QUIPU_CHECK(sequence->num_computed_tokens() < sequence->num_tokens(), "request {} has nothing to compute",

@@ -1,16 +1,17 @@
 // Scheduler: decides, step by step, which tokens of which sequences are computed.
 //
 // One token budget per step; sequences that are one token behind come first (decode), then those
-// further behind (prefill, in chunks), then new ones in order of arrival. When blocks run out,
-// finished sequences' blocks go first; then the running sequence that arrived last is preempted: it
-// gives its blocks back and is recomputed later. No request is lost: each ends with exactly one
-// finish reason. plan() and commit() are the only places that change sequences and blocks, and they
+// further behind (prefill, in chunks), then new ones in order of arrival; a new one whose beginning
+// another is just computing waits for it, so that the shared part is computed once. When blocks run
+// out, cached ones are evicted; then the running sequence that arrived last is preempted: its blocks
+// become cached, and later it goes on from what is left of them. No request is lost: each ends with
+// exactly one finish reason. plan() and commit() are the only places that change sequences and blocks, and they
 // touch no KV byte.
 //
 // Invariants (check_invariants):
 //   1. every sequence is either waiting or running; a waiting one holds no block;
 //   2. between steps, a running sequence has num_computed_tokens < num_tokens <= token_limit;
-//   3. the pool's own invariants.
+//   3. the cache's own invariants.
 // THREADS: engine thread only.
 #pragma once
 
@@ -25,8 +26,7 @@
 #include "base/status.h"
 #include "engine/request.h"
 #include "engine/sequence.h"
-#include "kv/block_pool.h"
-#include "kv/retained_sequences.h"
+#include "kv/kv_cache.h"
 
 namespace quipu {
 
@@ -35,10 +35,9 @@ struct SchedulerConfig {
   int prefill_chunk_max = 512;  // tokens per step of one sequence
   int logit_rows_max = 64;      // per step, for sequences that want all logits
   int sequences_max = 64;       // running at once
-  int block_tokens = 32;
   int64_t context_length = 0;   // of the model
   // False: nothing computed is kept from one step to the next (the textbook baseline without a KV
-  // cache); every step recomputes the whole sequence.
+  // cache); every step recomputes the whole sequence. REQUIRES: then the cache does not publish.
   bool keep_kv = true;
 };
 
@@ -72,7 +71,7 @@ struct StepEvent {
 
 class Scheduler {
  public:
-  Scheduler(const SchedulerConfig& config, int total_blocks, const Clock& clock);
+  Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, const Clock& clock);
 
   // ERRORS: kInvalidArgument (empty prompt, sampling out of range); kResourceExhausted with the
   // numbers when the prompt can never fit the context or the pool.
@@ -96,11 +95,10 @@ class Scheduler {
 
   // The most tokens a sequence may have: the model's context or the whole pool. UNITS: tokens.
   int64_t token_limit() const { return token_limit_; }
-  const BlockPool& pool() const { return pool_; }
+  const KvCache& cache() const { return cache_; }
+  KvCache& cache() { return cache_; }
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
-  // Forgets what finished sequences left behind.
-  void clear_retained() { retained_.clear(); }
 
   void check_invariants() const;
 
@@ -110,20 +108,19 @@ class Scheduler {
   void schedule_running(StepPlan& plan, int& budget, bool decoding);
   void admit_waiting(StepPlan& plan, int& budget);
   bool start(Sequence& sequence, StepPlan& plan);
-  void reuse_prefix(Sequence& sequence, StepPlan& plan);
+  bool waits_for_prefix(const Sequence& sequence);
+  int64_t reuse_max(const Sequence& sequence) const;
   int chunk_for(const Sequence& sequence, int budget) const;
-  bool make_room(int blocks, const BlockTable* keep);
   bool preempt_last(const Sequence& needy, StepPlan& plan);
   FinishReason finish_reason_after(const Sequence& sequence, TokenId token) const;
   StepEvent finish(std::unique_ptr<Sequence> sequence, FinishReason reason);
 
   SchedulerConfig config_;
   const Clock& clock_;
-  BlockPool pool_;
-  RetainedSequences retained_;  // after pool_: its blocks go back before the pool ends
+  KvCache cache_;
   int64_t token_limit_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  SequenceList running_;  // in order of arrival
+  std::deque<std::unique_ptr<Sequence>> waiting_;  // after cache_: sequences give their blocks back
+  SequenceList running_;                           // in order of arrival
   std::vector<StepEvent> cancelled_;
 };
 

@@ -34,7 +34,7 @@ class FakeModel {
       const Sequence& sequence = *scheduled.sequence;
       EXPECT_EQ(scheduled.first_position, sequence.num_computed_tokens());
       for (int64_t p = 0; p < scheduled.first_position + scheduled.num_tokens; ++p) {
-        TokenId& slot = slots_[static_cast<size_t>(sequence.table.slot(p))];
+        TokenId& slot = slots_[static_cast<size_t>(sequence.kv.table.slot(p))];
         if (p >= scheduled.first_position) slot = sequence.tokens[static_cast<size_t>(p)];
         EXPECT_EQ(slot, sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
       }
@@ -59,7 +59,9 @@ std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_to
 }
 
 struct Simulation {
-  Simulation(const SchedulerConfig& config, int blocks) : scheduler(config, blocks, clock), model(blocks) {}
+  Simulation(const SchedulerConfig& config, int blocks)
+      : scheduler(config, {.total_blocks = blocks, .block_tokens = kBlockTokens, .publish = config.keep_kv}, clock),
+        model(blocks) {}
 
   void step() {
     scheduler.plan(plan);
@@ -88,7 +90,7 @@ struct Simulation {
 };
 
 SchedulerConfig small_config() {
-  return {.batch_tokens_max = 24, .prefill_chunk_max = 16, .sequences_max = 5, .block_tokens = kBlockTokens, .context_length = 120};
+  return {.batch_tokens_max = 24, .prefill_chunk_max = 16, .sequences_max = 5, .context_length = 120};
 }
 
 Request make_request(int64_t id, std::vector<TokenId> prompt, int64_t max_tokens) {
@@ -151,8 +153,8 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
     EXPECT_EQ(got, expected) << "request " << id;
   }
   EXPECT_GT(preemptions, 0);
-  simulation.scheduler.clear_retained();
-  EXPECT_EQ(simulation.scheduler.pool().free_blocks(), kBlocks);
+  simulation.scheduler.cache().clear();
+  EXPECT_EQ(simulation.scheduler.cache().free_blocks(), kBlocks);
 }
 
 INSTANTIATE_TEST_SUITE_P(KvCache, SchedulerSimulation, testing::Values(true, false),
@@ -167,6 +169,35 @@ TEST(Scheduler, ASecondEqualPromptReusesAllButItsLastToken) {
   }
   EXPECT_EQ(simulation.finished.at(0).stats.cached_tokens, 0);
   EXPECT_EQ(simulation.finished.at(1).stats.cached_tokens, 49);
+  EXPECT_EQ(simulation.outputs[0], simulation.outputs[1]);
+}
+
+TEST(Scheduler, EqualPromptsThatArriveTogetherAreComputedOnce) {
+  SchedulerConfig config = small_config();
+  config.batch_tokens_max = 64;
+  Simulation simulation(config, 40);
+  const std::vector<TokenId> prompt(96, 3);
+  for (int64_t id = 0; id < 4; ++id) ASSERT_TRUE(simulation.scheduler.submit(make_request(id, prompt, 5)).ok());
+  while (simulation.scheduler.has_work()) simulation.step();
+  int64_t computed = 0;
+  for (int64_t id = 0; id < 4; ++id) {
+    computed += 96 - simulation.finished.at(id).stats.cached_tokens;
+    EXPECT_EQ(simulation.outputs[id], simulation.outputs[0]);
+  }
+  // The prompt once, and for each other the last block: its last token is always computed.
+  EXPECT_LE(computed, 96 + 3 * kBlockTokens);
+}
+
+TEST(Scheduler, TenantsShareNothing) {
+  Simulation simulation(small_config(), 40);
+  const std::vector<TokenId> prompt(50, 3);
+  for (int64_t id = 0; id < 2; ++id) {
+    Request request = make_request(id, prompt, 5);
+    request.cache_salt = id == 0 ? "alice" : "bob";
+    ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+    while (simulation.scheduler.has_work()) simulation.step();
+    EXPECT_EQ(simulation.finished.at(id).stats.cached_tokens, 0);
+  }
   EXPECT_EQ(simulation.outputs[0], simulation.outputs[1]);
 }
 

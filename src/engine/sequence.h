@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engine/request.h"
-#include "kv/block_table.h"
+#include "kv/kv_cache.h"
 #include "sample/sampler.h"
 
 namespace quipu {
@@ -21,21 +21,23 @@ struct Sequence {
   // UNITS: tokens_max: tokens of prompt and output; room for them is made here, so that decoding
   // allocates nothing.
   Sequence(Request ask, int block_tokens, int64_t tokens_max)
-      : request(std::move(ask)), table(block_tokens), sampler(request.sampling, request.prompt) {
+      : request(std::move(ask)), kv(block_tokens), sampler(request.sampling, request.prompt) {
     tokens.reserve(static_cast<size_t>(tokens_max));
     tokens = request.prompt;
-    table.expect(tokens_max);
+    kv.table.expect(tokens_max);
+    kv.salt = request.cache_salt;
+    kv.retention = request.retention;
     stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   }
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
-  int64_t num_computed_tokens() const { return table.num_tokens(); }
+  int64_t num_computed_tokens() const { return kv.table.num_tokens(); }
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens(); }
 
   const Request request;
   std::vector<TokenId> tokens;
-  BlockTable table;
+  SequenceKv kv;
   Sampler sampler;
   int64_t num_observed_tokens = 0;  // positions whose logits were shown to on_logits
   RequestStats stats;

@@ -33,22 +33,17 @@ void BlockTable::truncate(int64_t tokens) {
   QUIPU_CHECK(tokens % block_tokens_ == 0 || blocks_.back().unique(), "truncate inside a shared block");
 }
 
-std::optional<BlockTable::Fork> BlockTable::fork_from(BlockPool& pool, const BlockTable& source, int64_t tokens) {
-  QUIPU_CHECK(blocks_.empty(), "fork into a table that holds blocks");
-  QUIPU_CHECK(tokens >= 0 && tokens <= source.num_tokens(), "fork {} of {}", tokens, source.num_tokens());
-  const int whole = static_cast<int>(tokens / block_tokens_);
-  const bool has_part = tokens % block_tokens_ != 0;
-  Fork fork;
-  std::optional<BlockRef> tail;
-  if (has_part) {
-    tail = pool.allocate();
-    if (!tail.has_value()) return std::nullopt;
-    fork.copy = BlockCopy{source.block(whole), tail->id()};
-  }
-  for (int i = 0; i < whole; ++i) blocks_.push_back(source.blocks_[static_cast<size_t>(i)].share());
-  if (has_part) blocks_.push_back(std::move(*tail));
-  num_tokens_ = tokens;
-  return fork;
+void BlockTable::push_whole(BlockRef block) { push(std::move(block), block_tokens_); }
+
+void BlockTable::push_part(BlockRef block, int64_t tokens) {
+  QUIPU_CHECK(tokens > 0 && tokens < block_tokens_ && block.unique(), "{} tokens of a block", tokens);
+  push(std::move(block), tokens);
+}
+
+void BlockTable::push(BlockRef block, int64_t tokens) {
+  QUIPU_CHECK(num_tokens_ == capacity(), "a block after {} tokens of {}", num_tokens_, capacity());
+  blocks_.push_back(std::move(block));
+  num_tokens_ += tokens;
 }
 
 }  // namespace quipu

@@ -14,7 +14,6 @@
 #include <optional>
 #include <vector>
 
-#include "backend/backend.h"
 #include "kv/block_pool.h"
 
 namespace quipu {
@@ -51,16 +50,21 @@ class BlockTable {
   // REQUIRES: tokens <= num_tokens(); when `tokens` lies inside a block, that block is not shared.
   void truncate(int64_t tokens);
 
-  // Takes over the first `tokens` tokens of `source`: whole blocks are shared; the partly matching
-  // one is copied into a new block, which the returned BlockCopy asks the backend to do before the
-  // next step. Nothing, and this table unchanged, when the pool has no block for the copy.
-  // REQUIRES: this table is empty; tokens <= source.num_tokens().
-  struct Fork {
-    std::optional<BlockCopy> copy;
-  };
-  [[nodiscard]] std::optional<Fork> fork_from(BlockPool& pool, const BlockTable& source, int64_t tokens);
+  // Adds a full block that others share. REQUIRES: all blocks before it are full.
+  void push_whole(BlockRef block);
+  // Adds a block of which the first `tokens` tokens are written, held by this table alone.
+  // REQUIRES: all blocks before it are full; 0 < tokens < block_tokens.
+  void push_part(BlockRef block, int64_t tokens);
+  // Another reference to block `index`.
+  BlockRef share(int index) const { return blocks_[static_cast<size_t>(index)].share(); }
+  // Puts an equal block in the place of block `index`.
+  void replace(int index, BlockRef block) { blocks_[static_cast<size_t>(index)] = std::move(block); }
+  // Gives all blocks back.
+  void clear() { truncate(0); }
 
  private:
+  void push(BlockRef block, int64_t tokens);
+
   int block_tokens_;
   int64_t num_tokens_ = 0;
   std::vector<BlockRef> blocks_;

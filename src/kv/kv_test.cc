@@ -1,13 +1,10 @@
 #include <gtest/gtest.h>
 
-#include <memory>
 #include <vector>
 
-#include "base/random.h"
 #include "kv/block_pool.h"
 #include "kv/block_table.h"
 #include "kv/cache_spec.h"
-#include "kv/retained_sequences.h"
 
 namespace quipu {
 namespace {
@@ -73,113 +70,20 @@ TEST(BlockTable, AppendsInPlaceAndTruncates) {
   EXPECT_EQ(pool.free_blocks(), 3);
 }
 
-TEST(BlockTable, ForkSharesWholeBlocksAndCopiesTheTail) {
+TEST(BlockTable, TakesSharedAndPartlyFilledBlocks) {
   BlockPool pool(4);
-  BlockTable source(16), fork(16);
-  ASSERT_TRUE(source.reserve(pool, 40));
-  source.append(40);
-  const auto result = fork.fork_from(pool, source, 20);
-  ASSERT_TRUE(result.has_value());
-  EXPECT_EQ(fork.block(0), source.block(0));
-  EXPECT_NE(fork.block(1), source.block(1));
-  ASSERT_TRUE(result->copy.has_value());
-  EXPECT_EQ(result->copy->from, source.block(1));
-  EXPECT_EQ(result->copy->to, fork.block(1));
-  BlockTable no_room(16);
-  EXPECT_FALSE(no_room.fork_from(pool, source, 5).has_value());
-  EXPECT_EQ(no_room.num_blocks(), 0);
-}
-
-// Random operations against a slow, obvious model: every token of every sequence is written into a
-// plain array under its slot, and read back before it is trusted.
-TEST(BlockTable, RandomOperationsKeepEverySequenceIntact) {
-  constexpr int kBlocks = 24, kBlockTokens = 16;
-  struct Sequence {
-    std::vector<TokenId> tokens;
-    BlockTable table{kBlockTokens};
-  };
-  Random random(11);
-  BlockPool pool(kBlocks);
-  std::vector<TokenId> memory(kBlocks * kBlockTokens, -1);
-  std::vector<std::unique_ptr<Sequence>> live;
-  const auto write = [&](Sequence& sequence, int64_t count) {
-    const int64_t begin = sequence.table.num_tokens();
-    if (!sequence.table.reserve(pool, begin + count)) return;
-    for (int64_t p = begin; p < begin + count; ++p) {
-      sequence.tokens.push_back(static_cast<TokenId>(random.next_below(1000)));
-      EXPECT_FALSE(sequence.table.block_is_shared(static_cast<int>(p / kBlockTokens)));
-      memory[static_cast<size_t>(sequence.table.slot(p))] = sequence.tokens.back();
-    }
-    sequence.table.append(count);
-  };
-  for (int step = 0; step < 20000; ++step) {
-    const uint64_t action = random.next_below(4);
-    if (action == 0 || live.empty()) {
-      live.push_back(std::make_unique<Sequence>());
-    } else if (action == 1) {
-      write(*live[random.next_below(live.size())], static_cast<int64_t>(random.next_below(30)));
-    } else if (action == 2) {
-      const Sequence& source = *live[random.next_below(live.size())];
-      auto fork = std::make_unique<Sequence>();
-      const int64_t length = static_cast<int64_t>(random.next_below(source.tokens.size() + 1));
-      const auto result = fork->table.fork_from(pool, source.table, length);
-      if (!result.has_value()) continue;
-      if (result->copy) {
-        std::copy_n(memory.begin() + result->copy->from.value() * kBlockTokens, kBlockTokens,
-                    memory.begin() + result->copy->to.value() * kBlockTokens);
-      }
-      fork->tokens.assign(source.tokens.begin(), source.tokens.begin() + length);
-      live.push_back(std::move(fork));
-    } else {
-      const size_t index = random.next_below(live.size());
-      live.erase(live.begin() + static_cast<ptrdiff_t>(index));
-    }
-    pool.check_invariants();
-    for (const auto& sequence : live) {
-      ASSERT_EQ(sequence->table.num_tokens(), static_cast<int64_t>(sequence->tokens.size()));
-      for (size_t p = 0; p < sequence->tokens.size(); ++p) {
-        ASSERT_EQ(memory[static_cast<size_t>(sequence->table.slot(static_cast<int64_t>(p)))], sequence->tokens[p]);
-      }
-    }
-  }
-  live.clear();
-  EXPECT_EQ(pool.free_blocks(), kBlocks);
-}
-
-BlockTable filled_table(BlockPool& pool, int64_t tokens) {
-  BlockTable table(16);
-  EXPECT_TRUE(table.reserve(pool, tokens));
-  table.append(tokens);
-  return table;
-}
-
-TEST(RetainedSequences, FindsTheLongestCommonPrefix) {
-  BlockPool pool(8);
-  RetainedSequences retained;
-  retained.retain({1, 2, 3, 4}, filled_table(pool, 4));
-  retained.retain({1, 2, 9, 9, 9}, filled_table(pool, 5));
-  const std::vector<TokenId> prompt = {1, 2, 9, 9, 7};
-  EXPECT_EQ(retained.find(prompt)->tokens, 4);
-  const std::vector<TokenId> other = {5};
-  EXPECT_FALSE(retained.find(other).has_value());
-}
-
-TEST(RetainedSequences, FoldsPrefixesAndEvictsTheLeastRecentlyUsed) {
-  BlockPool pool(8);
-  RetainedSequences retained;
-  retained.retain({1, 2}, filled_table(pool, 2));
-  retained.retain({1, 2, 3}, filled_table(pool, 3));
-  EXPECT_EQ(retained.size(), 1u);
-  retained.retain({1}, filled_table(pool, 1));
-  EXPECT_EQ(retained.size(), 1u);
-  retained.retain({7, 7}, filled_table(pool, 2));
-  const std::vector<TokenId> first = {1, 2, 3, 4};
-  EXPECT_EQ(retained.find(first)->tokens, 3);  // used: now {7, 7} is the older one
-  EXPECT_TRUE(retained.evict_one());
-  EXPECT_EQ(retained.find(first)->tokens, 3);
-  EXPECT_FALSE(retained.evict_one(retained.find(first)->table));
-  EXPECT_TRUE(retained.evict_one());
-  EXPECT_EQ(pool.free_blocks(), 8);
+  BlockTable source(16), table(16);
+  ASSERT_TRUE(source.reserve(pool, 16));
+  source.append(16);
+  table.push_whole(source.share(0));
+  table.push_part(std::move(pool.allocate()).value(), 5);
+  EXPECT_EQ(table.num_tokens(), 21);
+  EXPECT_TRUE(table.block_is_shared(0));
+  EXPECT_FALSE(table.block_is_shared(1));
+  table.replace(0, std::move(pool.allocate()).value());
+  EXPECT_FALSE(source.block_is_shared(0));
+  table.clear();
+  EXPECT_EQ(pool.free_blocks(), 3);
 }
 
 }  // namespace
