@@ -198,14 +198,12 @@ TEST_P(Exactness, NoCacheGivesTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, Exactness, testing::ValuesIn(all_settings()), setting_name);
 
-// Attention merges partial results per run of 512 positions: the same tests across that border, on
-// the architectures whose context is long enough.
+// Attention merges partial results per run of 512 positions: the same tests across that border.
 class LongContext : public testing::TestWithParam<Setting> {};
 
 TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
   const Setting& setting = GetParam();
   const auto model = open_tiny_model(setting.shape, setting.weights, setting.isa, 1);
-  if (model->model->config().context_length < 700) GTEST_SKIP() << "the context is " << model->model->config().context_length;
   const auto threaded = open_tiny_model(setting.shape, setting.weights, setting.isa, 3);
   const auto request = [](uint64_t seed) { return make_request(random_tokens(seed, 600), 4); };
   const Outcome expected = run_alone(*model, {.kv_format = KvFormat::kBF16}, request(kTarget));

@@ -11,6 +11,7 @@ namespace quipu::exactness {
 
 namespace {
 
+constexpr int64_t kContext = 1024;     // more than a run of positions that attention merges (512)
 constexpr uint64_t kVocabulary = 321;  // of every tiny shape
 
 // A folder for the models, gone when the process ends.
@@ -56,6 +57,7 @@ std::filesystem::path tiny_model_path(const std::string& shape, DType weights) {
     options.shape = shape;
     options.type = weights;
     options.seed = 11;
+    options.context = kContext;
     const Status status = synth_model(options, path);
     QUIPU_CHECK(status.ok(), "{}", status.message());
   }
