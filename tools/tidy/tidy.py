@@ -142,21 +142,27 @@ def check_dead_headers(tree):
 
 
 def check_dead_sources(tree):
-    """Every .cc is named in a CMakeLists.txt of its folder or one above."""
+    """Every .cc is named in a CMakeLists.txt of its folder or one above, or in cmake/."""
+    anywhere = [pattern for path in tree.files if path.endswith(".cmake") for pattern in named_sources(tree, path)]
     for path in tree.files:
         if not path.endswith(".cc") or not path.startswith(("src/", "tests/", "bench/")):
             continue
-        folder = pathlib.PurePosixPath(path).parent
-        named = False
-        while not named and str(folder) != ".":
+        named = any(pattern.fullmatch(path) for pattern in anywhere)
+        for folder in pathlib.PurePosixPath(path).parents:
             lists = str(folder / "CMakeLists.txt")
-            if (tree.root / lists).is_file():
-                relative = str(pathlib.PurePosixPath(path).relative_to(folder))
-                named = any(re.search(rf"(?<![\w./-]){re.escape(relative)}(?![\w.])|/{re.escape(relative)}(?![\w.])",
-                                      line.split("#")[0]) for line in tree.lines(lists))
-            folder = folder.parent
+            if named or not (tree.root / lists).is_file():
+                continue
+            relative = str(pathlib.PurePosixPath(path).relative_to(folder))
+            named = any(pattern.fullmatch(relative) for pattern in named_sources(tree, lists))
         if not named:
             yield path, 1, "no CMakeLists.txt builds this file"
+
+
+def named_sources(tree, path):
+    """The .cc files a CMake file names, as patterns: a variable such as ${reader} may be any name."""
+    words = re.findall(r'[^\s()"]+\.cc\b', "\n".join(line.split("#")[0] for line in tree.lines(path)))
+    words = [re.sub(r"^\$\{CMAKE_(CURRENT_)?SOURCE_DIR\}/", "", word) for word in words]
+    return [re.compile("[^/]+".join(map(re.escape, re.split(r"\$\{\w+\}", word)))) for word in words]
 
 
 def check_dead_modules(tree):
