@@ -32,7 +32,8 @@ TEST(StopStrings, ThePiecesDoNotMatter) {
   Random random(4);
   for (int round = 0; round < 3000; ++round) {
     std::string text;
-    for (uint64_t n = random.next_below(30); n > 0; --n) text.push_back(static_cast<char>('a' + random.next_below(3)));
+    for (uint64_t n = random.next_below(30); n > 0; --n)
+      text.push_back(static_cast<char>('a' + random.next_below(3)));
     const std::vector<std::string> stop_list = {"abca", "cc", "bab"};
     std::vector<std::string> pieces;
     for (size_t at = 0; at < text.size();) {

@@ -13,7 +13,8 @@ uint64_t available_memory_bytes() {
   const Result<std::string> text = read_file("/proc/meminfo", kMiB);
   if (!text.ok()) return 4 * kGiB;
   const size_t at = text->find("MemAvailable:");
-  return at == std::string::npos ? 4 * kGiB : std::strtoull(text->c_str() + at + 13, nullptr, 10) * kKiB;
+  return at == std::string::npos ? 4 * kGiB
+                                 : std::strtoull(text->c_str() + at + 13, nullptr, 10) * kKiB;
 }
 
 struct KvChoice {
@@ -21,10 +22,12 @@ struct KvChoice {
   std::string note;
 };
 
-// Room for the whole context, but not more than half of the free memory, unless the user says how much.
+// Room for the whole context, but not more than half of the free memory, unless the user says how
+// much.
 KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config, int64_t context) {
   const KvCacheSpec spec = kv_cache_spec_for(config, options.kv_format, options.block_tokens);
-  const uint64_t whole_context = static_cast<uint64_t>(spec.blocks_for_tokens(context)) * spec.block_bytes;
+  const uint64_t whole_context =
+      static_cast<uint64_t>(spec.blocks_for_tokens(context)) * spec.block_bytes;
   KvChoice choice;
   std::string reason;
   if (options.kv_bytes.has_value()) {
@@ -34,32 +37,46 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
     const uint64_t half_of_free = available_memory_bytes() / 2;
     // Two contexts: the running sequence, and the finished one whose beginning the next may reuse.
     choice.bytes = std::max<uint64_t>(std::min(2 * whole_context, half_of_free), spec.block_bytes);
-    reason = choice.bytes < whole_context ? "half of the free memory" : "enough for the context, twice";
+    reason =
+        choice.bytes < whole_context ? "half of the free memory" : "enough for the context, twice";
   }
-  const uint64_t tokens = choice.bytes / spec.block_bytes * static_cast<uint64_t>(spec.block_tokens);
-  choice.note = fmt::format("KV cache: {} ({}), {} tokens of {} bytes in {}", format_bytes(choice.bytes), reason, tokens,
-                            spec.bytes_per_token(), kv_format_name(options.kv_format));
+  const uint64_t tokens =
+      choice.bytes / spec.block_bytes * static_cast<uint64_t>(spec.block_tokens);
+  choice.note =
+      fmt::format("KV cache: {} ({}), {} tokens of {} bytes in {}", format_bytes(choice.bytes),
+                  reason, tokens, spec.bytes_per_token(), kv_format_name(options.kv_format));
   return choice;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options, const LoadProgress& progress) {
+Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
+                                              const LoadProgress& progress) {
   auto loaded = std::make_unique<LoadedModel>();
   const int64_t begin_ns = loaded->clock.now_ns();
-  QUIPU_ASSIGN_OR_RETURN(loaded->file, open_model_file(options.model, {.weights = options.weights}));
-  QUIPU_ASSIGN_OR_RETURN(loaded->backend, make_cpu_backend({.threads = options.threads, .isa = options.isa}));
+  QUIPU_ASSIGN_OR_RETURN(loaded->file,
+                         open_model_file(options.model, {.weights = options.weights}));
+  QUIPU_ASSIGN_OR_RETURN(loaded->backend,
+                         make_cpu_backend({.threads = options.threads, .isa = options.isa}));
   QUIPU_ASSIGN_OR_RETURN(loaded->tokenizer, load_tokenizer(*loaded->file, options.pre_tokenizer));
-  QUIPU_ASSIGN_OR_RETURN(loaded->model, load_model(*loaded->file, *loaded->backend,
-                                                   {.batch_tokens_max = std::max(options.prefill_chunk, 512), .progress = progress}));
+  QUIPU_ASSIGN_OR_RETURN(
+      loaded->model,
+      load_model(*loaded->file, *loaded->backend,
+                 {.batch_tokens_max = std::max(options.prefill_chunk, 512), .progress = progress}));
   const ModelConfig& config = loaded->model->config();
-  const int64_t context = options.context_length == 0 ? config.context_length : options.context_length;
+  const int64_t context =
+      options.context_length == 0 ? config.context_length : options.context_length;
   KvChoice kv = choose_kv_memory(options, config, context);
   loaded->kv_note = std::move(kv.note);
-  const EngineConfig engine = {.context_length = context, .kv_format = options.kv_format, .block_tokens = options.block_tokens,
-                               .kv_bytes = kv.bytes, .prefill_chunk_max = options.prefill_chunk,
-                               .sequences_max = options.sequences_max, .keep_kv = options.kv_cache};
-  QUIPU_ASSIGN_OR_RETURN(loaded->engine, Engine::create(*loaded->model, *loaded->backend, engine, loaded->clock));
+  const EngineConfig engine = {.context_length = context,
+                               .kv_format = options.kv_format,
+                               .block_tokens = options.block_tokens,
+                               .kv_bytes = kv.bytes,
+                               .prefill_chunk_max = options.prefill_chunk,
+                               .sequences_max = options.sequences_max,
+                               .keep_kv = options.kv_cache};
+  QUIPU_ASSIGN_OR_RETURN(loaded->engine,
+                         Engine::create(*loaded->model, *loaded->backend, engine, loaded->clock));
   loaded->load_ms = elapsed_ms(begin_ns, loaded->clock.now_ns());
   return loaded;
 }

@@ -37,11 +37,13 @@ struct LoadedModel {
 using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
 
 // ERRORS: as open_model_file(), make_cpu_backend(), load_model(), Tokenizer and Engine::create().
-Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options, const LoadProgress& progress = {});
+Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
+                                              const LoadProgress& progress = {});
 
 // The tokenizer of a model file: from its metadata or its directory; null when it has none
 // (tokenizer.ggml.model absent or "no_vocab").
-Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFile& file, const std::optional<std::string>& pre_override = {});
+Result<std::unique_ptr<Tokenizer>> load_tokenizer(
+    const ModelFile& file, const std::optional<std::string>& pre_override = {});
 
 // The tokenizer keys a GGUF copy of `file` must carry beyond its metadata: those of a Hugging Face
 // directory's tokenizer; none for a GGUF file, or for a directory without a tokenizer.

@@ -9,14 +9,17 @@ namespace quipu {
 
 namespace {
 
-double per_second(int64_t tokens, double ms) { return ms > 0 ? static_cast<double>(tokens) * 1000 / ms : 0; }
+double per_second(int64_t tokens, double ms) {
+  return ms > 0 ? static_cast<double>(tokens) * 1000 / ms : 0;
+}
 
 // The way from token ids to shown text of one request.
 class TextOutput {
  public:
   TextOutput(const LoadedModel& model, const GenerationParams& params, const TextSink& sink)
       : stops_(params.stop), sink_(sink) {
-    if (model.tokenizer != nullptr) decoder_.emplace(*model.tokenizer, StreamDecoder::Start::kContinuation,
+    if (model.tokenizer != nullptr)
+      decoder_.emplace(*model.tokenizer, StreamDecoder::Start::kContinuation,
                        DecodeOptions{.skip_special = params.skip_special});
   }
 
@@ -47,13 +50,16 @@ class TextOutput {
   std::string text_;
 };
 
-Request make_request(const LoadedModel& model, std::vector<TokenId> prompt, const GenerationParams& params) {
+Request make_request(const LoadedModel& model, std::vector<TokenId> prompt,
+                     const GenerationParams& params) {
   Request request;
   request.id = RequestId(1);
   request.prompt = std::move(prompt);
   request.sampling = params.sampling;
   request.max_tokens = params.max_tokens;
-  if (model.tokenizer != nullptr && !params.ignore_eos) request.stop_tokens.assign(model.tokenizer->eos_ids().begin(), model.tokenizer->eos_ids().end());
+  if (model.tokenizer != nullptr && !params.ignore_eos)
+    request.stop_tokens.assign(model.tokenizer->eos_ids().begin(),
+                               model.tokenizer->eos_ids().end());
   return request;
 }
 
@@ -64,17 +70,20 @@ double GenerationResult::prefill_tokens_per_s() const {
 }
 
 // The first output token comes out of the prompt's last logits, so it costs no decode step.
-double GenerationResult::decode_tokens_per_s() const { return per_second(stats.completion_tokens - 1, decode_ms()); }
+double GenerationResult::decode_tokens_per_s() const {
+  return per_second(stats.completion_tokens - 1, decode_ms());
+}
 
-Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt, const GenerationParams& params,
-                                  const TextSink& sink) {
+Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt,
+                                  const GenerationParams& params, const TextSink& sink) {
   GenerationResult result;
   Request request = make_request(model, std::move(prompt), params);
   const RequestId id = request.id;
   if (params.hash_logits) {
     request.logits_wanted = LogitsWanted::kSampled;
     request.on_logits = [&result](int64_t, std::span<const float> logits) {
-      result.logits_hash = XXH3_64bits_withSeed(logits.data(), logits.size_bytes(), result.logits_hash);
+      result.logits_hash =
+          XXH3_64bits_withSeed(logits.data(), logits.size_bytes(), result.logits_hash);
     };
   }
   QUIPU_RETURN_IF_ERROR(model.engine->submit(std::move(request)));

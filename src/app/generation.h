@@ -1,4 +1,5 @@
-// Generation: text in, text deltas out. Encodes, runs the engine, decodes, and ends at stop strings.
+// Generation: text in, text deltas out. Encodes, runs the engine, decodes, and ends at stop
+// strings.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ struct GenerationParams {
   int64_t max_tokens = 0;  // 0: only compute the prompt
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  bool skip_special = true;   // leave special tokens out of the text
-  bool hash_logits = false;   // fill GenerationResult::logits_hash
+  bool skip_special = true;  // leave special tokens out of the text
+  bool hash_logits = false;  // fill GenerationResult::logits_hash
 };
 
 struct GenerationResult {
@@ -26,11 +27,13 @@ struct GenerationResult {
   std::vector<TokenId> token_ids;
   FinishReason finish = FinishReason::kNone;
   RequestStats stats;
-  // XXH3-64 over the logits every output token was chosen from, in order; the same for any number of
-  // threads, chunks and companions in the batch.
+  // XXH3-64 over the logits every output token was chosen from, in order; the same for any number
+  // of threads, chunks and companions in the batch.
   uint64_t logits_hash = 0;
 
-  double prefill_ms() const { return elapsed_ms(stats.started_ns.value_or(stats.submitted_ns), stats.first_token_ns); }
+  double prefill_ms() const {
+    return elapsed_ms(stats.started_ns.value_or(stats.submitted_ns), stats.first_token_ns);
+  }
   double decode_ms() const { return elapsed_ms(stats.first_token_ns, stats.finished_ns); }
   double prefill_tokens_per_s() const;
   double decode_tokens_per_s() const;
@@ -42,7 +45,7 @@ using TextSink = std::function<bool(std::string_view delta)>;
 // Runs one request to its end on the calling thread (the engine thread).
 // Without a tokenizer the text stays empty and token ids alone come out.
 // ERRORS: as Engine::submit().
-Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt, const GenerationParams& params,
-                                  const TextSink& sink);
+Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt,
+                                  const GenerationParams& params, const TextSink& sink);
 
 }  // namespace quipu

@@ -14,15 +14,15 @@
 namespace quipu {
 
 struct ModelOptions {
-  std::filesystem::path model;         // a GGUF file or a Hugging Face directory
-  std::optional<DType> weights;        // quantise a Hugging Face directory while loading
-  int threads = 0;                     // 0: one per usable core
+  std::filesystem::path model;   // a GGUF file or a Hugging Face directory
+  std::optional<DType> weights;  // quantise a Hugging Face directory while loading
+  int threads = 0;               // 0: one per usable core
   std::optional<Isa> isa;
-  int64_t context_length = 0;          // 0: the model's
-  std::optional<uint64_t> kv_bytes;    // nothing: chosen from the context and the free memory
+  int64_t context_length = 0;        // 0: the model's
+  std::optional<uint64_t> kv_bytes;  // nothing: chosen from the context and the free memory
   KvFormat kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
-  bool kv_cache = true;                // false: recompute everything at every step
+  bool kv_cache = true;  // false: recompute everything at every step
   int prefill_chunk = 512;
   int sequences_max = 64;
   std::optional<std::string> pre_tokenizer;  // overrides tokenizer.ggml.pre

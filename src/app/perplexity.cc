@@ -25,24 +25,30 @@ double PerplexityResult::perplexity() const {
 }
 
 Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const TokenId> tokens,
-                                            const PerplexityOptions& options, const PerplexityProgress& progress) {
+                                            const PerplexityOptions& options,
+                                            const PerplexityProgress& progress) {
   const int64_t limit = model.engine->scheduler().token_limit();
   const int64_t window = options.window == 0 ? limit : options.window;
   if (window < 2 || window > limit) {
-    return make_error(ErrorCode::kInvalidArgument, "a window of {} tokens was asked for; expected 2 to {}", window, limit);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "a window of {} tokens was asked for; expected 2 to {}", window, limit);
   }
-  if (tokens.size() < 2) return make_error(ErrorCode::kInvalidArgument, "the text has {} tokens; at least 2 are needed", tokens.size());
+  if (tokens.size() < 2)
+    return make_error(ErrorCode::kInvalidArgument, "the text has {} tokens; at least 2 are needed",
+                      tokens.size());
   const int64_t step = window - (options.bos.has_value() ? 1 : 0);
   const int64_t windows_all = (static_cast<int64_t>(tokens.size()) + step - 1) / step;
-  const int64_t windows_total = options.windows_max > 0 ? std::min(options.windows_max, windows_all) : windows_all;
+  const int64_t windows_total =
+      options.windows_max > 0 ? std::min(options.windows_max, windows_all) : windows_all;
 
   PerplexityResult result;
   result.nll_by_bucket.assign(kBuckets, 0);
   result.tokens_by_bucket.assign(kBuckets, 0);
   const int64_t begin_ns = model.clock.now_ns();
   for (int64_t index = 0; index < windows_total; ++index) {
-    const std::span<const TokenId> part =
-        tokens.subspan(static_cast<size_t>(index * step), std::min(static_cast<size_t>(step), tokens.size() - static_cast<size_t>(index * step)));
+    const std::span<const TokenId> part = tokens.subspan(
+        static_cast<size_t>(index * step),
+        std::min(static_cast<size_t>(step), tokens.size() - static_cast<size_t>(index * step)));
     Request request;
     request.id = RequestId(index + 1);
     if (options.bos.has_value()) request.prompt.push_back(*options.bos);
@@ -53,7 +59,8 @@ Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const 
     request.on_logits = [&](int64_t position, std::span<const float> logits) {
       if (position + 1 >= static_cast<int64_t>(prompt.size())) return;
       const double nll = negative_log_likelihood(logits, prompt[static_cast<size_t>(position + 1)]);
-      const size_t bucket = static_cast<size_t>((position + 1) * static_cast<int64_t>(kBuckets) / window);
+      const size_t bucket =
+          static_cast<size_t>((position + 1) * static_cast<int64_t>(kBuckets) / window);
       result.nll_sum += nll;
       ++result.scored_tokens;
       result.nll_by_bucket[bucket] += nll;
@@ -64,10 +71,12 @@ Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const 
     model.engine->scheduler().cache().clear();  // windows share nothing worth keeping
     ++result.windows;
     result.seconds = static_cast<double>(model.clock.now_ns() - begin_ns) * 1e-9;
-    if (progress && !progress(result, windows_total)) return make_error(ErrorCode::kCancelled, "interrupted after {} windows", result.windows);
+    if (progress && !progress(result, windows_total))
+      return make_error(ErrorCode::kCancelled, "interrupted after {} windows", result.windows);
   }
   for (size_t bucket = 0; bucket < kBuckets; ++bucket) {
-    if (result.tokens_by_bucket[bucket] > 0) result.nll_by_bucket[bucket] /= static_cast<double>(result.tokens_by_bucket[bucket]);
+    if (result.tokens_by_bucket[bucket] > 0)
+      result.nll_by_bucket[bucket] /= static_cast<double>(result.tokens_by_bucket[bucket]);
   }
   return result;
 }

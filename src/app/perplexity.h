@@ -17,9 +17,9 @@
 namespace quipu {
 
 struct PerplexityOptions {
-  int64_t window = 0;             // tokens; 0: the engine's context
-  std::optional<TokenId> bos;     // put before each window
-  int64_t windows_max = 0;        // 0: all
+  int64_t window = 0;          // tokens; 0: the engine's context
+  std::optional<TokenId> bos;  // put before each window
+  int64_t windows_max = 0;     // 0: all
 };
 
 struct PerplexityResult {
@@ -34,11 +34,13 @@ struct PerplexityResult {
   double perplexity() const;
 };
 
-using PerplexityProgress = std::function<bool(const PerplexityResult& so_far, int64_t windows_total)>;
+using PerplexityProgress =
+    std::function<bool(const PerplexityResult& so_far, int64_t windows_total)>;
 
 // ERRORS: kInvalidArgument (fewer than 2 tokens, a window larger than the context), kCancelled when
 // the progress callback says false.
 Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const TokenId> tokens,
-                                            const PerplexityOptions& options, const PerplexityProgress& progress);
+                                            const PerplexityOptions& options,
+                                            const PerplexityProgress& progress);
 
 }  // namespace quipu

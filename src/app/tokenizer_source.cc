@@ -38,7 +38,8 @@ TokenizerSpec read_tokenizer_spec(const Metadata& metadata, const std::string& m
   spec.add_space_prefix = metadata.get_bool(key("add_space_prefix"));
   spec.remove_extra_whitespaces = metadata.get_bool(key("remove_extra_whitespaces"));
   if (const auto charsmap = metadata.get_ints(key("precompiled_charsmap"))) {
-    for (const int64_t byte : *charsmap) spec.precompiled_charsmap.push_back(static_cast<char>(byte));
+    for (const int64_t byte : *charsmap)
+      spec.precompiled_charsmap.push_back(static_cast<char>(byte));
   }
   spec.chat_template = metadata.get_string("tokenizer.chat_template").value_or("");
   return spec;
@@ -46,7 +47,8 @@ TokenizerSpec read_tokenizer_spec(const Metadata& metadata, const std::string& m
 
 }  // namespace
 
-Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFile& file, const std::optional<std::string>& pre_override) {
+Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFile& file,
+                                                  const std::optional<std::string>& pre_override) {
   const std::string path = file.path().string();
   if (const auto directory = file.tokenizer_directory()) {
     Result<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::from_hf_directory(*directory);
@@ -67,36 +69,46 @@ Result<MetadataEntries> tokenizer_metadata_for(const ModelFile& file) {
   const std::optional<std::filesystem::path> directory = file.tokenizer_directory();
   if (!directory.has_value()) return entries;
   const Result<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::from_hf_directory(*directory);
-  if (tokenizer.status().code() == ErrorCode::kNotFound) return entries;  // a model without a vocabulary
+  if (tokenizer.status().code() == ErrorCode::kNotFound)
+    return entries;  // a model without a vocabulary
   if (!tokenizer.ok()) return tokenizer.status();
   QUIPU_ASSIGN_OR_RETURN(const TokenizerSpec spec, (*tokenizer)->to_spec());
-  const auto add = [&](const std::string& name, MetadataValue value) { entries.emplace_back(kPrefix + name, std::move(value)); };
+  const auto add = [&](const std::string& name, MetadataValue value) {
+    entries.emplace_back(kPrefix + name, std::move(value));
+  };
   add("model", spec.model);
   add("pre", spec.pre.empty() ? std::string("default") : spec.pre);
   add("tokens", spec.tokens);
-  if (!spec.scores.empty()) add("scores", std::vector<double>(spec.scores.begin(), spec.scores.end()));
-  if (!spec.token_types.empty()) add("token_type", std::vector<int64_t>(spec.token_types.begin(), spec.token_types.end()));
+  if (!spec.scores.empty())
+    add("scores", std::vector<double>(spec.scores.begin(), spec.scores.end()));
+  if (!spec.token_types.empty())
+    add("token_type", std::vector<int64_t>(spec.token_types.begin(), spec.token_types.end()));
   if (!spec.merges.empty()) add("merges", spec.merges);
-  const std::pair<const char*, std::optional<TokenId>> ids[] = {{"bos", spec.bos}, {"eos", spec.eos}, {"eot", spec.eot},
-                                                               {"eom", spec.eom}, {"unknown", spec.unknown}, {"padding", spec.padding}};
+  const std::pair<const char*, std::optional<TokenId>> ids[] = {
+      {"bos", spec.bos}, {"eos", spec.eos},         {"eot", spec.eot},
+      {"eom", spec.eom}, {"unknown", spec.unknown}, {"padding", spec.padding}};
   for (const auto& [name, id] : ids) {
     if (id.has_value()) add(std::string(name) + "_token_id", static_cast<uint64_t>(*id));
   }
-  const std::pair<const char*, std::optional<bool>> switches[] = {{"add_bos_token", spec.add_bos}, {"add_eos_token", spec.add_eos},
-                                                                  {"add_space_prefix", spec.add_space_prefix},
-                                                                  {"remove_extra_whitespaces", spec.remove_extra_whitespaces}};
+  const std::pair<const char*, std::optional<bool>> switches[] = {
+      {"add_bos_token", spec.add_bos},
+      {"add_eos_token", spec.add_eos},
+      {"add_space_prefix", spec.add_space_prefix},
+      {"remove_extra_whitespaces", spec.remove_extra_whitespaces}};
   for (const auto& [name, value] : switches) {
     if (value.has_value()) add(name, *value);
   }
-  if (!spec.chat_template.empty()) entries.emplace_back("tokenizer.chat_template", spec.chat_template);
+  if (!spec.chat_template.empty())
+    entries.emplace_back("tokenizer.chat_template", spec.chat_template);
   return entries;
 }
 
 Status require_tokenizer(const LoadedModel& model) {
   if (model.tokenizer != nullptr) return Status::ok_status();
-  return make_error(ErrorCode::kUnsupported,
-                    "{}: this model has no vocabulary, so it takes no text; give token ids with --tokens 1,2,3",
-                    model.file->path().string());
+  return make_error(
+      ErrorCode::kUnsupported,
+      "{}: this model has no vocabulary, so it takes no text; give token ids with --tokens 1,2,3",
+      model.file->path().string());
 }
 
 }  // namespace quipu

@@ -9,8 +9,8 @@
 // themselves are read before the call returns. That sentence is what makes a GPU backend addable.
 //
 // Determinism contract (docs/ARCHITECTURE.md): for one backend and instruction set, each output row
-// is a function of its own inputs only: never of the number of rows, of threads, or of how rows were
-// grouped into calls. Every sum has one order, fixed by positions and shapes.
+// is a function of its own inputs only: never of the number of rows, of threads, or of how rows
+// were grouped into calls. Every sum has one order, fixed by positions and shapes.
 //
 // THREADS: engine thread only. Load functions may be called before the first step, from one thread.
 #pragma once
@@ -46,8 +46,8 @@ class LinearWeight {
   virtual ~LinearWeight() = default;
   virtual int64_t out_features() const = 0;
   virtual int64_t in_features() const = 0;
-  virtual DType dtype() const = 0;      // as it was stored
-  virtual size_t bytes() const = 0;     // UNITS: bytes that one product reads
+  virtual DType dtype() const = 0;         // as it was stored
+  virtual size_t bytes() const = 0;        // UNITS: bytes that one product reads
   virtual std::string kernel() const = 0;  // the chosen kernel's name, for `doctor` and `bench`
 };
 
@@ -64,8 +64,8 @@ struct EmbedArgs {
   const int32_t* ids = nullptr;  // SHAPE: [tokens]; REQUIRES: 0 <= id < entries
   float* out = nullptr;          // SHAPE: [tokens, dim]
   size_t tokens = 0;
-  float scale = 1.0f;            // Gemma multiplies by sqrt(dim)
-  bool accumulate = false;       // out += row (learned positions)
+  float scale = 1.0f;       // Gemma multiplies by sqrt(dim)
+  bool accumulate = false;  // out += row (learned positions)
 };
 
 enum class NormKind { kRms, kLayer };
@@ -174,9 +174,9 @@ struct AddArgs {
 };
 
 struct GatherRowsArgs {
-  const float* x = nullptr;        // SHAPE: [*, dim]
-  const int32_t* rows = nullptr;   // SHAPE: [count]
-  float* out = nullptr;            // SHAPE: [count, dim]
+  const float* x = nullptr;       // SHAPE: [*, dim]
+  const int32_t* rows = nullptr;  // SHAPE: [count]
+  float* out = nullptr;           // SHAPE: [count, dim]
   size_t count = 0, dim = 0;
 };
 

@@ -24,7 +24,8 @@ KvLayerLayout make_kv_layer_layout(KvFormat format, int kv_heads, int key_dim, i
                                    int block_tokens) {
   QUIPU_CHECK(kv_heads > 0 && key_dim > 0 && value_dim > 0, "kv_heads {}, key_dim {}, value_dim {}",
               kv_heads, key_dim, value_dim);
-  QUIPU_CHECK(block_tokens > 0 && block_tokens % kKvTileTokens == 0, "block_tokens {}", block_tokens);
+  QUIPU_CHECK(block_tokens > 0 && block_tokens % kKvTileTokens == 0, "block_tokens {}",
+              block_tokens);
   constexpr size_t kAlign = 64;
   KvLayerLayout layout;
   layout.format = format;

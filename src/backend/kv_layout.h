@@ -1,8 +1,8 @@
-// Where the keys and values of one layer lie inside a KV block: shared by the cache, which counts the
-// bytes, and by the kernels, which read and write them.
+// Where the keys and values of one layer lie inside a KV block: shared by the cache, which counts
+// the bytes, and by the kernels, which read and write them.
 //
-// A block holds `block_tokens` tokens for every layer of its group, layer after layer; a layer holds
-// its KV heads one after another; a head holds its keys, then its values:
+// A block holds `block_tokens` tokens for every layer of its group, layer after layer; a layer
+// holds its KV heads one after another; a head holds its keys, then its values:
 //
 //   block   | layer 0                                   | layer 1 ...
 //   layer   | head 0                | head 1            | ...

@@ -31,7 +31,8 @@ Result<AlignedBuffer> AlignedBuffer::allocate(size_t bytes) {
     return buffer;
   }
   const size_t rounded = round_up(bytes, kHugePageBytes);
-  void* memory = mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     return make_error(ErrorCode::kResourceExhausted, "cannot reserve {}: {}", format_bytes(bytes),
                       std::strerror(errno));

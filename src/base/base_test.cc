@@ -34,7 +34,8 @@ TEST(Units, PrintsThreeDigits) {
 
 TEST(Utf8, AcceptsOnlyWellFormedText) {
   EXPECT_TRUE(is_valid_utf8("plain 中华人民共和国 🧶"));
-  for (const char* bad : {"\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF", "\x80", "a\xE4\xB8"}) {
+  for (const char* bad : {"\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF",
+                          "\x80", "a\xE4\xB8"}) {
     EXPECT_FALSE(is_valid_utf8(bad));
   }
 }
@@ -50,11 +51,15 @@ TEST(Utf8, FindsTheUnfinishedCharacterAtTheEnd) {
 }
 
 TEST(Utf8, RepairGivesValidTextAndKeepsTheRest) {
-  EXPECT_EQ(repair_utf8("a\xFF" "b\xE4\xB8"), "a\xEF\xBF\xBD" "b\xEF\xBF\xBD");
+  EXPECT_EQ(repair_utf8("a\xFF"
+                        "b\xE4\xB8"),
+            "a\xEF\xBF\xBD"
+            "b\xEF\xBF\xBD");
   Random random(7);
   for (int i = 0; i < 2000; ++i) {
     std::string bytes;
-    for (uint64_t n = random.next_below(12); n > 0; --n) bytes.push_back(static_cast<char>(random.next_u64()));
+    for (uint64_t n = random.next_below(12); n > 0; --n)
+      bytes.push_back(static_cast<char>(random.next_u64()));
     EXPECT_TRUE(is_valid_utf8(repair_utf8(bytes)));
     if (is_valid_utf8(bytes)) {
       EXPECT_EQ(repair_utf8(bytes), bytes);
@@ -72,7 +77,8 @@ TEST(Random, PhiloxMatchesThePublishedVectors) {
 
 TEST(Random, DrawsDependOnSeedPositionAndDrawOnly) {
   EXPECT_EQ(uniform_at(1, 2, 3), uniform_at(1, 2, 3));
-  const std::set<double> draws = {uniform_at(1, 2, 3), uniform_at(2, 2, 3), uniform_at(1, 3, 3), uniform_at(1, 2, 4)};
+  const std::set<double> draws = {uniform_at(1, 2, 3), uniform_at(2, 2, 3), uniform_at(1, 3, 3),
+                                  uniform_at(1, 2, 4)};
   EXPECT_EQ(draws.size(), 4u);
 }
 
@@ -95,7 +101,8 @@ TEST(AlignedBuffer, IsZeroAndAligned) {
 }
 
 TEST(File, AppearsOnlyWhenComplete) {
-  const std::filesystem::path folder = std::filesystem::temp_directory_path() / fmt::format("quipu-base-{}", getpid());
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / fmt::format("quipu-base-{}", getpid());
   std::filesystem::create_directory(folder);
   {
     AtomicFileWriter dropped = AtomicFileWriter::create(folder / "a").value();

@@ -1,4 +1,5 @@
-// QUIPU_CHECK and QUIPU_DCHECK: programmer errors stop the program with a message, never user input.
+// QUIPU_CHECK and QUIPU_DCHECK: programmer errors stop the program with a message, never user
+// input.
 //
 // QUIPU_CHECK stays in release builds; use it at module boundaries.
 // QUIPU_DCHECK is for loops; it vanishes when NDEBUG is defined (its condition is not evaluated).
@@ -16,15 +17,15 @@ namespace quipu {
 
 }  // namespace quipu
 
-#define QUIPU_CHECK(condition, ...)                                                        \
-  do {                                                                                     \
-    if (!(condition)) [[unlikely]]                                                         \
-      ::quipu::check_failed(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__));   \
+#define QUIPU_CHECK(condition, ...)                                                      \
+  do {                                                                                   \
+    if (!(condition)) [[unlikely]]                                                       \
+      ::quipu::check_failed(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__)); \
   } while (false)
 
 #ifdef NDEBUG
-#define QUIPU_DCHECK(condition, ...)      \
-  do {                                    \
+#define QUIPU_DCHECK(condition, ...)                \
+  do {                                              \
     if (false) QUIPU_CHECK(condition, __VA_ARGS__); \
   } while (false)
 #else

@@ -38,7 +38,7 @@ class FileDescriptor {
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
   const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0) return open_error(path, errno);
-  struct stat info {};
+  struct stat info{};
   if (fstat(fd.get(), &info) != 0) return open_error(path, errno);
   if (!S_ISREG(info.st_mode)) {
     return make_error(ErrorCode::kIo, "{}: not a regular file", path.string());
@@ -79,8 +79,8 @@ Result<std::string> read_file(const std::filesystem::path& path, uint64_t bytes_
     }
     if (n == 0) return text;
     if (text.size() + static_cast<size_t>(n) > bytes_max) {
-      return make_error(ErrorCode::kResourceExhausted, "{}: larger than the limit of {}", path.string(),
-                        format_bytes(bytes_max));
+      return make_error(ErrorCode::kResourceExhausted, "{}: larger than the limit of {}",
+                        path.string(), format_bytes(bytes_max));
     }
     text.append(buffer, static_cast<size_t>(n));
   }
@@ -118,8 +118,8 @@ Status AtomicFileWriter::write(std::span<const std::byte> bytes) {
       if (errno == EINTR) continue;
       const ErrorCode code =
           errno == ENOSPC || errno == EDQUOT ? ErrorCode::kResourceExhausted : ErrorCode::kIo;
-      return make_error(code, "{}: cannot write after {}: {}", path_.string(), format_bytes(bytes_written_),
-                        std::strerror(errno));
+      return make_error(code, "{}: cannot write after {}: {}", path_.string(),
+                        format_bytes(bytes_written_), std::strerror(errno));
     }
     bytes_written_ += static_cast<uint64_t>(n);
     bytes = bytes.subspan(static_cast<size_t>(n));
@@ -127,7 +127,9 @@ Status AtomicFileWriter::write(std::span<const std::byte> bytes) {
   return Status::ok_status();
 }
 
-Status AtomicFileWriter::write(std::string_view text) { return write(std::as_bytes(std::span(text))); }
+Status AtomicFileWriter::write(std::string_view text) {
+  return write(std::as_bytes(std::span(text)));
+}
 
 Status AtomicFileWriter::finish() {
   QUIPU_CHECK(fd_ >= 0, "finish twice");
@@ -137,7 +139,8 @@ Status AtomicFileWriter::finish() {
   if (!synced || rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int reason = synced ? errno : error;
     unlink(temporary_.c_str());
-    return make_error(ErrorCode::kIo, "{}: cannot finish writing: {}", path_.string(), std::strerror(reason));
+    return make_error(ErrorCode::kIo, "{}: cannot finish writing: {}", path_.string(),
+                      std::strerror(reason));
   }
   return Status::ok_status();
 }

@@ -67,7 +67,7 @@ Status make_error(ErrorCode code, fmt::format_string<Args...> format, Args&&... 
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit by design
   Result(Status status) : status_(std::move(status)) {  // NOLINT
     QUIPU_CHECK(!status_.ok(), "a Result without a value needs an error");
   }
@@ -104,10 +104,10 @@ class [[nodiscard]] Result {
 #define QUIPU_CONCAT(a, b) QUIPU_CONCAT_INNER(a, b)
 
 // Returns from the enclosing function when `expr` (a Status) is an error.
-#define QUIPU_RETURN_IF_ERROR(expr)                      \
-  do {                                                   \
-    ::quipu::Status quipu_status_ = (expr);              \
-    if (!quipu_status_.ok()) return quipu_status_;       \
+#define QUIPU_RETURN_IF_ERROR(expr)                \
+  do {                                             \
+    ::quipu::Status quipu_status_ = (expr);        \
+    if (!quipu_status_.ok()) return quipu_status_; \
   } while (false)
 
 // `QUIPU_ASSIGN_OR_RETURN(auto x, f());` binds the value of a Result or returns its error.

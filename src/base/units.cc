@@ -11,7 +11,8 @@ namespace {
 // The multiplier of a unit suffix, or 0 when it is not one.
 double unit_factor(std::string_view unit) {
   std::string lower;
-  for (char c : unit) lower.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+  for (char c : unit)
+    lower.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
   if (lower.empty() || lower == "b") return 1;
   constexpr std::string_view kPrefixes = "kmgt";
   const size_t power = kPrefixes.find(lower[0]);
@@ -32,10 +33,12 @@ Result<uint64_t> parse_bytes(std::string_view text) {
   while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
   const double factor = unit_factor(unit);
   const double bytes = number * factor;
-  const bool starts_with_digit = !owned.empty() && (std::isdigit(static_cast<unsigned char>(owned[0])) || owned[0] == '.');
+  const bool starts_with_digit =
+      !owned.empty() && (std::isdigit(static_cast<unsigned char>(owned[0])) || owned[0] == '.');
   if (end == owned.c_str() || !starts_with_digit || factor == 0 || !(bytes < 9.2e18)) {
     return make_error(ErrorCode::kInvalidArgument,
-                      "'{}' is not a size; write a number and a unit, such as 8GiB, 512MiB or 4096", text);
+                      "'{}' is not a size; write a number and a unit, such as 8GiB, 512MiB or 4096",
+                      text);
   }
   return static_cast<uint64_t>(bytes);
 }

@@ -22,7 +22,9 @@ Result<uint64_t> parse_bytes(std::string_view text);
 std::string format_bytes(uint64_t bytes);
 
 // Rounds up to a multiple of `unit`. REQUIRES: unit > 0 and no overflow.
-constexpr uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+constexpr uint64_t round_up(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 constexpr uint64_t ceil_div(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit; }
 
 }  // namespace quipu

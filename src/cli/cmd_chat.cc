@@ -1,5 +1,5 @@
-// quipu chat: a conversation in the terminal. Each turn starts from the keys and values of the turns
-// before it, and says how many tokens that saved.
+// quipu chat: a conversation in the terminal. Each turn starts from the keys and values of the
+// turns before it, and says how many tokens that saved.
 #include <iostream>
 
 #include "cli/commands.h"
@@ -30,12 +30,15 @@ class Conversation {
 
   void clear() {
     messages_ = nlohmann::ordered_json::array();
-    if (!flags_.system.empty()) messages_.push_back({{"role", "system"}, {"content", flags_.system}});
+    if (!flags_.system.empty())
+      messages_.push_back({{"role", "system"}, {"content", flags_.system}});
   }
 
   void undo() {
-    while (!messages_.empty() && messages_.back()["role"] == "assistant") messages_.erase(messages_.size() - 1);
-    if (!messages_.empty() && messages_.back()["role"] == "user") messages_.erase(messages_.size() - 1);
+    while (!messages_.empty() && messages_.back()["role"] == "assistant")
+      messages_.erase(messages_.size() - 1);
+    if (!messages_.empty() && messages_.back()["role"] == "user")
+      messages_.erase(messages_.size() - 1);
   }
 
   // One user message and its streamed answer. An error leaves the conversation as it was.
@@ -68,10 +71,13 @@ class Conversation {
       return;
     }
     print_out("\n");
-    print_note(flags_.output, fmt::format("[{} prompt tokens, {} cached; {} tokens at {:.1f}/s; first after {:.0f} ms{}]",
-                                          result.stats.prompt_tokens, result.stats.cached_tokens, result.stats.completion_tokens,
-                                          result.decode_tokens_per_s(), result.prefill_ms(),
-                                          result.finish == FinishReason::kContextFull ? "; the context is full" : ""));
+    print_note(
+        flags_.output,
+        fmt::format("[{} prompt tokens, {} cached; {} tokens at {:.1f}/s; first after {:.0f} ms{}]",
+                    result.stats.prompt_tokens, result.stats.cached_tokens,
+                    result.stats.completion_tokens, result.decode_tokens_per_s(),
+                    result.prefill_ms(),
+                    result.finish == FinishReason::kContextFull ? "; the context is full" : ""));
   }
 
   LoadedModel& model_;
@@ -115,7 +121,8 @@ int chat_command(ChatFlags& flags) {
   if (!loaded.ok()) return report_error(loaded.status());
   LoadedModel& model = **loaded;
   // Fails now rather than after the first message when the model cannot chat.
-  const Result<std::string> probe = render_chat(model, nlohmann::ordered_json::array({{{"role", "user"}, {"content", "hello"}}}));
+  const Result<std::string> probe =
+      render_chat(model, nlohmann::ordered_json::array({{{"role", "user"}, {"content", "hello"}}}));
   if (!probe.ok()) return report_error(probe.status());
   if (stdin_is_terminal()) print_note(flags.output, model.kv_note + "\n" + kHelp);
   Conversation conversation(model, flags, *sampling);
@@ -126,10 +133,12 @@ int chat_command(ChatFlags& flags) {
 
 void add_chat_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<ChatFlags>();
-  CLI::App* command = app.add_subcommand("chat", "Talk with the model; every turn reuses the cache of those before");
+  CLI::App* command = app.add_subcommand(
+      "chat", "Talk with the model; every turn reuses the cache of those before");
   command->add_option("--system", flags->system, "System message");
   command->add_option("-n,--max-tokens,--n-predict", flags->max_tokens, "Most tokens of one answer")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->capture_default_str();
   add_sampling_flags(*command, flags->sampling);
   add_model_flags(*command, flags->model);
   add_output_flags(*command, flags->output);

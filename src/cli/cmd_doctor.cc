@@ -31,9 +31,12 @@ int doctor_command(const DoctorFlags& flags) {
   std::optional<Isa> isa;
   if (flags.isa.has_value()) {
     isa = requested_isa(features, *flags.isa);
-    if (!isa.has_value()) return report_error(make_error(ErrorCode::kInvalidArgument, "--isa: '{}' is not usable here", *flags.isa));
+    if (!isa.has_value())
+      return report_error(
+          make_error(ErrorCode::kInvalidArgument, "--isa: '{}' is not usable here", *flags.isa));
   }
-  const Result<std::unique_ptr<Backend>> backend = make_cpu_backend({.threads = flags.threads, .isa = isa});
+  const Result<std::unique_ptr<Backend>> backend =
+      make_cpu_backend({.threads = flags.threads, .isa = isa});
   if (!backend.ok()) return report_error(backend.status());
   const int threads = flags.threads > 0 ? flags.threads : features.logical_cpus;
   const double bandwidth = measure_read_bandwidth(threads, 0.5);
@@ -45,27 +48,38 @@ int doctor_command(const DoctorFlags& flags) {
   const std::string huge_pages = first_line_of("/sys/kernel/mm/transparent_hugepage/enabled");
   if (flags.output.json) {
     print_json({{"version", QUIPU_VERSION},
-                {"cpu", {{"model", features.model_name}, {"logical_cpus", features.logical_cpus}, {"avx2", features.avx2},
-                         {"avx512", features.avx512}, {"avx512_vnni", features.avx512_vnni}, {"avx512_bf16", features.avx512_bf16}}},
+                {"cpu",
+                 {{"model", features.model_name},
+                  {"logical_cpus", features.logical_cpus},
+                  {"avx2", features.avx2},
+                  {"avx512", features.avx512},
+                  {"avx512_vnni", features.avx512_vnni},
+                  {"avx512_bf16", features.avx512_bf16}}},
                 {"instruction_sets", usable},
                 {"backend", (*backend)->description()},
                 {"threads", threads},
                 {"read_bandwidth_bytes_per_s", bandwidth},
-                {"int8_ops_per_s", peaks.int8_ops}, {"bf16_flops", peaks.bf16_flops}, {"f32_flops", peaks.f32_flops},
+                {"int8_ops_per_s", peaks.int8_ops},
+                {"bf16_flops", peaks.bf16_flops},
+                {"f32_flops", peaks.f32_flops},
                 {"transparent_huge_pages", huge_pages}});
     return kExitOk;
   }
   print_out(fmt::format("quipu {}\n", QUIPU_VERSION));
-  print_out(fmt::format("cpu               {}, {} usable\n", features.model_name, features.logical_cpus));
-  print_out(fmt::format("features          avx2 {}, avx512 {}, vnni {}, bf16 {}\n", features.avx2, features.avx512,
-                        features.avx512_vnni, features.avx512_bf16));
+  print_out(
+      fmt::format("cpu               {}, {} usable\n", features.model_name, features.logical_cpus));
+  print_out(fmt::format("features          avx2 {}, avx512 {}, vnni {}, bf16 {}\n", features.avx2,
+                        features.avx512, features.avx512_vnni, features.avx512_bf16));
   std::string sets;
-  for (const Isa each : features.usable) sets += (sets.empty() ? "" : ", ") + std::string(isa_name(each));
+  for (const Isa each : features.usable)
+    sets += (sets.empty() ? "" : ", ") + std::string(isa_name(each));
   print_out(fmt::format("instruction sets  {} (QUIPU_ISA or --isa forces one)\n", sets));
   print_out(fmt::format("backend           {}\n", (*backend)->description()));
-  print_out(fmt::format("read bandwidth    {:.1f} GB/s with {} threads\n", bandwidth * 1e-9, threads));
-  print_out(fmt::format("peaks             int8 {:.2f} TOP/s, bf16 {:.2f} TFLOP/s, f32 {:.2f} TFLOP/s\n", peaks.int8_ops * 1e-12,
-                        peaks.bf16_flops * 1e-12, peaks.f32_flops * 1e-12));
+  print_out(
+      fmt::format("read bandwidth    {:.1f} GB/s with {} threads\n", bandwidth * 1e-9, threads));
+  print_out(
+      fmt::format("peaks             int8 {:.2f} TOP/s, bf16 {:.2f} TFLOP/s, f32 {:.2f} TFLOP/s\n",
+                  peaks.int8_ops * 1e-12, peaks.bf16_flops * 1e-12, peaks.f32_flops * 1e-12));
   print_out(fmt::format("huge pages        {}\n", huge_pages));
   return kExitOk;
 }
@@ -74,8 +88,10 @@ int doctor_command(const DoctorFlags& flags) {
 
 void add_doctor_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<DoctorFlags>();
-  CLI::App* command = app.add_subcommand("doctor", "CPU features, chosen kernels, memory bandwidth, huge pages");
-  command->add_option("-t,--threads", flags->threads, "Threads (default: one per core)")->check(CLI::Range(0, 1024));
+  CLI::App* command =
+      app.add_subcommand("doctor", "CPU features, chosen kernels, memory bandwidth, huge pages");
+  command->add_option("-t,--threads", flags->threads, "Threads (default: one per core)")
+      ->check(CLI::Range(0, 1024));
   command->add_option("--isa", flags->isa, "Instruction set: scalar, avx2, avx512");
   add_output_flags(*command, flags->output);
   add_environment_names(*command);

@@ -22,21 +22,26 @@ constexpr size_t kShownElements = 6;  // of an array, for people
 template <typename T>
 nlohmann::ordered_json array_to_json(const std::vector<T>& values, size_t shown) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < std::min(values.size(), shown); ++i) list.push_back(static_cast<T>(values[i]));
+  for (size_t i = 0; i < std::min(values.size(), shown); ++i)
+    list.push_back(static_cast<T>(values[i]));
   return list;
 }
 
 // Long arrays are given by their length and their first elements.
 nlohmann::ordered_json value_to_json(const MetadataValue& value) {
-  return std::visit([](const auto& held) -> nlohmann::ordered_json {
-    if constexpr (requires { held.begin(); typename std::decay_t<decltype(held)>::allocator_type; } &&
-                  !std::is_same_v<std::decay_t<decltype(held)>, std::string>) {
-      if (held.size() <= 64) return array_to_json(held, held.size());
-      return {{"length", held.size()}, {"first", array_to_json(held, kShownElements)}};
-    } else {
-      return held;
-    }
-  }, value);
+  return std::visit(
+      [](const auto& held) -> nlohmann::ordered_json {
+        if constexpr (requires {
+                        held.begin();
+                        typename std::decay_t<decltype(held)>::allocator_type;
+                      } && !std::is_same_v<std::decay_t<decltype(held)>, std::string>) {
+          if (held.size() <= 64) return array_to_json(held, held.size());
+          return {{"length", held.size()}, {"first", array_to_json(held, kShownElements)}};
+        } else {
+          return held;
+        }
+      },
+      value);
 }
 
 struct Summary {
@@ -68,7 +73,8 @@ nlohmann::ordered_json kv_to_json(const ModelFile& file) {
         {"bytes_per_token", spec.bytes_per_token()},
         {"block_tokens", spec.block_tokens},
         {"block_bytes", spec.block_bytes},
-        {"context_bytes", static_cast<uint64_t>(spec.blocks_for_tokens(config->context_length)) * spec.block_bytes},
+        {"context_bytes",
+         static_cast<uint64_t>(spec.blocks_for_tokens(config->context_length)) * spec.block_bytes},
     };
   }
   return object;
@@ -80,29 +86,43 @@ void print_inspection_json(const ModelFile& file) {
   for (const auto& [key, value] : file.metadata().entries()) metadata[key] = value_to_json(value);
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
   for (const TensorInfo& tensor : file.tensors()) {
-    tensors.push_back({{"name", tensor.name}, {"type", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"bytes", tensor.bytes}});
+    tensors.push_back({{"name", tensor.name},
+                       {"type", dtype_name(tensor.dtype)},
+                       {"shape", tensor.shape},
+                       {"bytes", tensor.bytes}});
   }
-  print_json({{"path", file.path().string()}, {"container", file.container()}, {"parameters", summary.parameters},
-              {"bytes", summary.bytes}, {"metadata", metadata}, {"tensors", tensors}, {"kv", kv_to_json(file)}});
+  print_json({{"path", file.path().string()},
+              {"container", file.container()},
+              {"parameters", summary.parameters},
+              {"bytes", summary.bytes},
+              {"metadata", metadata},
+              {"tensors", tensors},
+              {"kv", kv_to_json(file)}});
 }
 
 void print_inspection_text(const ModelFile& file, bool all_tensors) {
   const Summary summary = summarise(file);
-  print_out(fmt::format("{}\n  {}, {} tensors, {:.1f} M parameters, {}\n", file.path().string(), file.container(),
-                        file.tensors().size(), static_cast<double>(summary.parameters) * 1e-6, format_bytes(summary.bytes)));
+  print_out(fmt::format("{}\n  {}, {} tensors, {:.1f} M parameters, {}\n", file.path().string(),
+                        file.container(), file.tensors().size(),
+                        static_cast<double>(summary.parameters) * 1e-6,
+                        format_bytes(summary.bytes)));
   std::string types;
-  for (const auto& [name, count] : summary.tensors_by_type) types += fmt::format("{}{} x {}", types.empty() ? "" : ", ", count, name);
+  for (const auto& [name, count] : summary.tensors_by_type)
+    types += fmt::format("{}{} x {}", types.empty() ? "" : ", ", count, name);
   print_out("  " + types + "\n\nMetadata\n");
   for (const auto& [key, value] : file.metadata().entries()) {
-    std::string text = value_to_json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    std::string text =
+        value_to_json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     if (text.size() > 100) text = text.substr(0, valid_utf8_prefix(text.substr(0, 97))) + "...";
     print_out(fmt::format("  {:44} {}\n", key, text));
   }
   const nlohmann::ordered_json kv = kv_to_json(file);
-  print_out(kv.empty() ? "\nKV cache: this architecture is not one that quipu runs.\n" : "\nKV cache\n");
+  print_out(kv.empty() ? "\nKV cache: this architecture is not one that quipu runs.\n"
+                       : "\nKV cache\n");
   for (const auto& [format, sizes] : kv.items()) {
     print_out(fmt::format("  {:6} {:>10} per token, {:>10} for the whole context\n", format,
-                          format_bytes(sizes["bytes_per_token"].get<uint64_t>()), format_bytes(sizes["context_bytes"].get<uint64_t>())));
+                          format_bytes(sizes["bytes_per_token"].get<uint64_t>()),
+                          format_bytes(sizes["context_bytes"].get<uint64_t>())));
   }
   if (!all_tensors) {
     print_out("\nAll tensors: --tensors\n");
@@ -110,7 +130,8 @@ void print_inspection_text(const ModelFile& file, bool all_tensors) {
   }
   print_out("\nTensors\n");
   for (const TensorInfo& tensor : file.tensors()) {
-    print_out(fmt::format("  {:36} {:6} {:20} {}\n", tensor.name, dtype_name(tensor.dtype), shape_to_string(tensor.shape), format_bytes(tensor.bytes)));
+    print_out(fmt::format("  {:36} {:6} {:20} {}\n", tensor.name, dtype_name(tensor.dtype),
+                          shape_to_string(tensor.shape), format_bytes(tensor.bytes)));
   }
 }
 
@@ -134,8 +155,10 @@ int inspect_command(InspectFlags& flags) {
 
 void add_inspect_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<InspectFlags>();
-  CLI::App* command = app.add_subcommand("inspect", "Metadata, tensors and KV bytes per token of a model file");
-  command->add_option("-m,--model,MODEL", flags->model, "GGUF file or Hugging Face directory (default: the built-in model)");
+  CLI::App* command =
+      app.add_subcommand("inspect", "Metadata, tensors and KV bytes per token of a model file");
+  command->add_option("-m,--model,MODEL", flags->model,
+                      "GGUF file or Hugging Face directory (default: the built-in model)");
   command->add_flag("--tensors", flags->tensors, "List every tensor");
   add_output_flags(*command, flags->output);
   add_environment_names(*command);

@@ -22,7 +22,8 @@ std::string to_base64(std::span<const float> values) {
   const size_t bytes = values.size_bytes();
   std::string text(4 * ((bytes + 2) / 3) + 1, '\0');
   const int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
-                                     reinterpret_cast<const unsigned char*>(values.data()), static_cast<int>(bytes));
+                                     reinterpret_cast<const unsigned char*>(values.data()),
+                                     static_cast<int>(bytes));
   text.resize(static_cast<size_t>(length));
   return text;
 }
@@ -31,14 +32,17 @@ std::string to_base64(std::span<const float> values) {
 std::vector<TokenId> top_ids(std::span<const float> logits, int count) {
   std::vector<TokenId> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
-  const auto better = [&](TokenId a, TokenId b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  const auto better = [&](TokenId a, TokenId b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  };
   const size_t kept = std::min(ids.size(), static_cast<size_t>(count));
   std::partial_sort(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(kept), ids.end(), better);
   ids.resize(kept);
   return ids;
 }
 
-nlohmann::ordered_json top_to_json(std::span<const float> logits, int count, const Tokenizer* tokenizer) {
+nlohmann::ordered_json top_to_json(std::span<const float> logits, int count,
+                                   const Tokenizer* tokenizer) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const TokenId id : top_ids(logits, count)) {
     nlohmann::ordered_json entry = {{"id", id}, {"logit", logits[static_cast<size_t>(id)]}};
@@ -49,13 +53,16 @@ nlohmann::ordered_json top_to_json(std::span<const float> logits, int count, con
 }
 
 // Runs the tokens once and collects the wanted rows. SHAPE: [rows * vocab].
-Result<std::vector<float>> compute_logits(LoadedModel& model, std::vector<TokenId> tokens, bool all) {
+Result<std::vector<float>> compute_logits(LoadedModel& model, std::vector<TokenId> tokens,
+                                          bool all) {
   std::vector<float> rows;
   Request request;
   request.id = RequestId(1);
   request.prompt = std::move(tokens);
   request.logits_wanted = all ? LogitsWanted::kAll : LogitsWanted::kSampled;
-  request.on_logits = [&rows](int64_t, std::span<const float> logits) { rows.insert(rows.end(), logits.begin(), logits.end()); };
+  request.on_logits = [&rows](int64_t, std::span<const float> logits) {
+    rows.insert(rows.end(), logits.begin(), logits.end());
+  };
   QUIPU_RETURN_IF_ERROR(model.engine->submit(std::move(request)));
   while (model.engine->has_work()) model.engine->step();
   return rows;
@@ -81,7 +88,11 @@ int logits_command(LogitsFlags& flags) {
     return kExitOk;
   }
   for (const TokenId id : top_ids(last, flags.top > 0 ? flags.top : 10)) {
-    const std::string piece = model.tokenizer != nullptr ? nlohmann::json(std::string(model.tokenizer->piece(id))).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) : "";
+    const std::string piece =
+        model.tokenizer != nullptr
+            ? nlohmann::json(std::string(model.tokenizer->piece(id)))
+                  .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+            : "";
     print_out(fmt::format("{:8} {:12.6f}  {}\n", id, last[static_cast<size_t>(id)], piece));
   }
   return kExitOk;
@@ -94,7 +105,8 @@ void add_logits_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("logits", "The logits that follow given tokens");
   command->add_option("--tokens", flags->tokens, "Token ids, such as 1,2,3")->required();
   command->add_flag("--all", flags->all, "Every position, not only the last");
-  command->add_option("--top", flags->top, "Also list the K largest of the last position")->check(CLI::NonNegativeNumber);
+  command->add_option("--top", flags->top, "Also list the K largest of the last position")
+      ->check(CLI::NonNegativeNumber);
   add_model_flags(*command, flags->model);
   add_output_flags(*command, flags->output);
   add_environment_names(*command);

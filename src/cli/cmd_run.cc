@@ -23,21 +23,25 @@ struct RunFlags {
 
 Result<std::string> read_prompt(const RunFlags& flags) {
   if (!flags.file.empty()) {
-    if (flags.has_prompt) return make_error(ErrorCode::kInvalidArgument, "give a PROMPT or -f FILE, not both");
+    if (flags.has_prompt)
+      return make_error(ErrorCode::kInvalidArgument, "give a PROMPT or -f FILE, not both");
     return read_file(flags.file, kPromptBytesMax);
   }
   if (flags.has_prompt && flags.prompt != "-") return flags.prompt;
   if (stdin_is_terminal() && !flags.has_prompt) {
-    return make_error(ErrorCode::kInvalidArgument, "no prompt: give one as an argument, with -f FILE, or on standard input");
+    return make_error(ErrorCode::kInvalidArgument,
+                      "no prompt: give one as an argument, with -f FILE, or on standard input");
   }
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
 }
 
 // The prompt's token ids: given as ids, as text, or as one user message in the chat template.
-Result<std::vector<TokenId>> prompt_tokens(const RunFlags& flags, const LoadedModel& model, const std::string& text) {
+Result<std::vector<TokenId>> prompt_tokens(const RunFlags& flags, const LoadedModel& model,
+                                           const std::string& text) {
   if (!flags.tokens.empty()) return parse_token_ids(flags.tokens);
   QUIPU_RETURN_IF_ERROR(require_tokenizer(model));
-  if (!flags.chat) return model.tokenizer->encode(text, {.add_special = true, .parse_special = true});
+  if (!flags.chat)
+    return model.tokenizer->encode(text, {.add_special = true, .parse_special = true});
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
   messages.push_back({{"role", "user"}, {"content", text}});
@@ -59,16 +63,20 @@ int run_command(RunFlags& flags) {
   Result<std::vector<TokenId>> prompt = prompt_tokens(flags, model, text);
   if (!prompt.ok()) return report_error(prompt.status());
 
-  const GenerationParams params = {.sampling = *sampling, .max_tokens = flags.max_tokens, .stop = flags.stop,
-                                   .ignore_eos = flags.ignore_eos, .skip_special = !flags.special,
+  const GenerationParams params = {.sampling = *sampling,
+                                   .max_tokens = flags.max_tokens,
+                                   .stop = flags.stop,
+                                   .ignore_eos = flags.ignore_eos,
+                                   .skip_special = !flags.special,
                                    .hash_logits = flags.output.json};
   const InterruptGuard interrupt;
   const bool stream = !flags.output.json;
   if (stream && flags.echo) print_out(text);
-  const Result<GenerationResult> result = generate(model, std::move(*prompt), params, [&](std::string_view delta) {
-    if (stream) print_out(delta);
-    return !interrupt.interrupted();
-  });
+  const Result<GenerationResult> result =
+      generate(model, std::move(*prompt), params, [&](std::string_view delta) {
+        if (stream) print_out(delta);
+        return !interrupt.interrupted();
+      });
   if (!result.ok()) return report_error(result.status());
   if (flags.output.json) {
     print_json(generation_to_json(model, *result, sampling->seed));
@@ -85,13 +93,17 @@ int run_command(RunFlags& flags) {
 void add_run_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command = app.add_subcommand("run", "Continue a prompt and stream the text");
-  CLI::Option* prompt = command->add_option("PROMPT", flags->prompt, "The prompt; - or nothing reads standard input");
+  CLI::Option* prompt =
+      command->add_option("PROMPT", flags->prompt, "The prompt; - or nothing reads standard input");
   command->add_option("-f,--file", flags->file, "Read the prompt from a file");
   command->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3");
   command->add_option("-n,--max-tokens,--n-predict", flags->max_tokens, "Most tokens of output")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))->capture_default_str();
-  command->add_option("--stop", flags->stop, "End the output before this text; may be repeated")->allow_extra_args(false);
-  command->add_flag("--chat", flags->chat, "Put the prompt into the model's chat template as a user's message");
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->capture_default_str();
+  command->add_option("--stop", flags->stop, "End the output before this text; may be repeated")
+      ->allow_extra_args(false);
+  command->add_flag("--chat", flags->chat,
+                    "Put the prompt into the model's chat template as a user's message");
   command->add_option("--system", flags->system, "System message for --chat")->needs("--chat");
   command->add_flag("--echo", flags->echo, "Print the prompt before the output");
   command->add_flag("--ignore-eos", flags->ignore_eos, "Go on after the end-of-text token");

@@ -39,7 +39,9 @@ int decode_ids(const Tokenizer& tokenizer, const std::string& input, const Token
   if (!ids.ok()) return report_error(ids.status());
   for (const TokenId id : *ids) {
     if (static_cast<int64_t>(id) < static_cast<int64_t>(tokenizer.vocab_size())) continue;
-    return report_error(make_error(ErrorCode::kInvalidArgument, "token id {} is outside the vocabulary of {}", id, tokenizer.vocab_size()));
+    return report_error(make_error(ErrorCode::kInvalidArgument,
+                                   "token id {} is outside the vocabulary of {}", id,
+                                   tokenizer.vocab_size()));
   }
   const std::string text = tokenizer.decode(*ids, {.skip_special = flags.no_special});
   if (flags.output.json) {
@@ -61,12 +63,15 @@ int tokenize_command(TokenizeFlags& flags) {
   const Result<std::unique_ptr<Tokenizer>> tokenizer = load_tokenizer(**file, flags.pre_tokenizer);
   if (!tokenizer.ok()) return report_error(tokenizer.status());
   if (*tokenizer == nullptr) {
-    return report_error(make_error(ErrorCode::kUnsupported, "{}: this model has no vocabulary", flags.model.string()));
+    return report_error(make_error(ErrorCode::kUnsupported, "{}: this model has no vocabulary",
+                                   flags.model.string()));
   }
   const std::string input(std::istreambuf_iterator<char>(std::cin), {});
   if (flags.decode) return decode_ids(**tokenizer, input, flags);
   const Result<std::vector<TokenId>> ids =
-      (*tokenizer)->encode(input, {.add_special = !flags.no_special, .parse_special = !flags.no_parse_special});
+      (*tokenizer)
+          ->encode(input,
+                   {.add_special = !flags.no_special, .parse_special = !flags.no_parse_special});
   if (!ids.ok()) return report_error(ids.status());
   if (!flags.output.json) {
     print_out(join_ids(*ids) + "\n");
@@ -82,11 +87,16 @@ int tokenize_command(TokenizeFlags& flags) {
 
 void add_tokenize_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<TokenizeFlags>();
-  CLI::App* command = app.add_subcommand("tokenize", "Text on standard input to token ids, or back with --decode");
-  command->add_option("-m,--model", flags->model, "GGUF file or Hugging Face directory (default: the built-in model)");
-  command->add_option("--pre-tokenizer", flags->pre_tokenizer, "Use this pre-tokenizer instead of the file's");
-  command->add_flag("--no-special", flags->no_special, "Add no special tokens; with --decode, leave them out");
-  command->add_flag("--no-parse-special", flags->no_parse_special, "Treat the text of special tokens as plain text");
+  CLI::App* command =
+      app.add_subcommand("tokenize", "Text on standard input to token ids, or back with --decode");
+  command->add_option("-m,--model", flags->model,
+                      "GGUF file or Hugging Face directory (default: the built-in model)");
+  command->add_option("--pre-tokenizer", flags->pre_tokenizer,
+                      "Use this pre-tokenizer instead of the file's");
+  command->add_flag("--no-special", flags->no_special,
+                    "Add no special tokens; with --decode, leave them out");
+  command->add_flag("--no-parse-special", flags->no_parse_special,
+                    "Treat the text of special tokens as plain text");
   command->add_flag("--decode", flags->decode, "Token ids on standard input to text");
   add_output_flags(*command, flags->output);
   add_environment_names(*command);

@@ -75,8 +75,9 @@ void on_interrupt(int) {
 
 InterruptGuard::InterruptGuard() {
   interrupts = 0;
-  struct sigaction action {};
-  action.sa_handler = on_interrupt;  // no SA_RESTART: a blocking read returns, so the prompt can end
+  struct sigaction action{};
+  action.sa_handler =
+      on_interrupt;  // no SA_RESTART: a blocking read returns, so the prompt can end
   sigaction(SIGINT, &action, nullptr);
 }
 

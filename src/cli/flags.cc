@@ -28,7 +28,8 @@ Result<T> choose(const std::string& text, std::optional<T> found, const std::str
 
 std::string known_dtypes() {
   std::string names;
-  for (const DTypeTraits& traits : all_dtypes()) names += (names.empty() ? "" : ", ") + std::string(traits.name);
+  for (const DTypeTraits& traits : all_dtypes())
+    names += (names.empty() ? "" : ", ") + std::string(traits.name);
   return names;
 }
 
@@ -47,30 +48,55 @@ void add_output_flags(CLI::App& command, OutputOptions& output) {
 }
 
 void add_model_flags(CLI::App& command, ModelOptions& options) {
-  command.add_option("-m,--model", options.model, "GGUF file or Hugging Face directory (default: the built-in model)");
-  command.add_option_function<std::string>("--weights", [&options](const std::string& text) {
-    options.weights = value_or_throw("--weights", choose(text, dtype_from_name(text), known_dtypes()));
-  }, "Quantise a Hugging Face directory while loading: q8_0, q4_k, ...");
-  command.add_option("-t,--threads", options.threads, "Threads (default: one per core)")->check(CLI::Range(0, 1024));
-  command.add_option_function<std::string>("--isa", [&options](const std::string& text) {
-    options.isa = value_or_throw("--isa", choose(text, isa_from_name(text), "scalar, avx2, avx512"));
-  }, "Instruction set of the kernels: scalar, avx2, avx512 (default: the best usable)");
-  command.add_option("-c,--ctx-size,--max-model-len", options.context_length, "Context in tokens (default: the model's)")
+  command.add_option("-m,--model", options.model,
+                     "GGUF file or Hugging Face directory (default: the built-in model)");
+  command.add_option_function<std::string>(
+      "--weights",
+      [&options](const std::string& text) {
+        options.weights =
+            value_or_throw("--weights", choose(text, dtype_from_name(text), known_dtypes()));
+      },
+      "Quantise a Hugging Face directory while loading: q8_0, q4_k, ...");
+  command.add_option("-t,--threads", options.threads, "Threads (default: one per core)")
+      ->check(CLI::Range(0, 1024));
+  command.add_option_function<std::string>(
+      "--isa",
+      [&options](const std::string& text) {
+        options.isa =
+            value_or_throw("--isa", choose(text, isa_from_name(text), "scalar, avx2, avx512"));
+      },
+      "Instruction set of the kernels: scalar, avx2, avx512 (default: the best usable)");
+  command
+      .add_option("-c,--ctx-size,--max-model-len", options.context_length,
+                  "Context in tokens (default: the model's)")
       ->check(CLI::NonNegativeNumber);
-  command.add_option_function<std::string>("--kv-memory", [&options](const std::string& text) {
-    options.kv_bytes = value_or_throw("--kv-memory", parse_bytes(text));
-  }, "Memory for the KV cache, such as 4GiB (default: enough for the context)");
-  command.add_option_function<std::string>("--kv-format,--kv-cache-dtype", [&options](const std::string& text) {
-    options.kv_format = value_or_throw("--kv-format", choose(text, kv_format_from_name(text), "f32, bf16"));
-  }, "Format of keys and values: bf16 (default) or f32");
+  command.add_option_function<std::string>(
+      "--kv-memory",
+      [&options](const std::string& text) {
+        options.kv_bytes = value_or_throw("--kv-memory", parse_bytes(text));
+      },
+      "Memory for the KV cache, such as 4GiB (default: enough for the context)");
+  command.add_option_function<std::string>(
+      "--kv-format,--kv-cache-dtype",
+      [&options](const std::string& text) {
+        options.kv_format =
+            value_or_throw("--kv-format", choose(text, kv_format_from_name(text), "f32, bf16"));
+      },
+      "Format of keys and values: bf16 (default) or f32");
   command.add_option("--kv-block", options.block_tokens, "Tokens per KV block")
       ->check(CLI::IsMember({16, 32, 64, 128, 256}));
-  command.add_option_function<std::string>("--kv-cache", [&options](const std::string& text) {
-    if (text != "on" && text != "off") throw CLI::ValidationError("--kv-cache", "'" + text + "' is not one of on, off");
-    options.kv_cache = text == "on";
-  }, "on (default), or off: recompute everything at every step");
-  command.add_option("--chunk", options.prefill_chunk, "Prompt tokens computed at a time")->check(CLI::Range(1, 65536));
-  command.add_option("--pre-tokenizer", options.pre_tokenizer, "Use this pre-tokenizer instead of the file's");
+  command.add_option_function<std::string>(
+      "--kv-cache",
+      [&options](const std::string& text) {
+        if (text != "on" && text != "off")
+          throw CLI::ValidationError("--kv-cache", "'" + text + "' is not one of on, off");
+        options.kv_cache = text == "on";
+      },
+      "on (default), or off: recompute everything at every step");
+  command.add_option("--chunk", options.prefill_chunk, "Prompt tokens computed at a time")
+      ->check(CLI::Range(1, 65536));
+  command.add_option("--pre-tokenizer", options.pre_tokenizer,
+                     "Use this pre-tokenizer instead of the file's");
 }
 
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
@@ -79,32 +105,50 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   params.top_k = 40;
   params.top_p = 0.95f;
   params.min_p = 0.05f;
-  command.add_option("--temperature,--temp", params.temperature, "0: always the likeliest token")->capture_default_str();
-  command.add_option("--top-k", params.top_k, "Keep the K likeliest tokens; 0: all")->capture_default_str();
-  command.add_option("--top-p", params.top_p, "Keep the likeliest tokens of this total probability")->capture_default_str();
-  command.add_option("--min-p", params.min_p, "Keep tokens of at least this share of the best one's")->capture_default_str();
-  command.add_option("--repeat-penalty,--repetition-penalty", params.repetition_penalty, "Weaken tokens that came before")
+  command.add_option("--temperature,--temp", params.temperature, "0: always the likeliest token")
       ->capture_default_str();
-  command.add_option("--presence-penalty", params.presence_penalty, "Subtracted once from tokens of the output")->capture_default_str();
-  command.add_option("--frequency-penalty", params.frequency_penalty, "Subtracted for each time in the output")->capture_default_str();
-  command.add_option("--logit-bias", flags.logit_bias, "ID=BIAS, such as 42=-1.5; may be repeated")->allow_extra_args(false);
+  command.add_option("--top-k", params.top_k, "Keep the K likeliest tokens; 0: all")
+      ->capture_default_str();
+  command
+      .add_option("--top-p", params.top_p, "Keep the likeliest tokens of this total probability")
+      ->capture_default_str();
+  command
+      .add_option("--min-p", params.min_p, "Keep tokens of at least this share of the best one's")
+      ->capture_default_str();
+  command
+      .add_option("--repeat-penalty,--repetition-penalty", params.repetition_penalty,
+                  "Weaken tokens that came before")
+      ->capture_default_str();
+  command
+      .add_option("--presence-penalty", params.presence_penalty,
+                  "Subtracted once from tokens of the output")
+      ->capture_default_str();
+  command
+      .add_option("--frequency-penalty", params.frequency_penalty,
+                  "Subtracted for each time in the output")
+      ->capture_default_str();
+  command.add_option("--logit-bias", flags.logit_bias, "ID=BIAS, such as 42=-1.5; may be repeated")
+      ->allow_extra_args(false);
   command.add_option("-s,--seed", flags.seed, "Seed of the draws (default: a new one each run)");
 }
 
 Result<SamplingParams> SamplingFlags::resolve() const {
   SamplingParams resolved = params;
-  resolved.seed = seed.value_or(static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count() & 0x7fffffff));
+  resolved.seed = seed.value_or(static_cast<uint64_t>(
+      std::chrono::system_clock::now().time_since_epoch().count() & 0x7fffffff));
   for (const std::string& item : logit_bias) {
     TokenId id = 0;
     float bias = 0;
     const char* end = item.data() + item.size();
     const auto id_end = std::from_chars(item.data(), end, id);
-    const bool has_sign = id_end.ec == std::errc() && id_end.ptr < end && (*id_end.ptr == '=' || *id_end.ptr == ':');
+    const bool has_sign =
+        id_end.ec == std::errc() && id_end.ptr < end && (*id_end.ptr == '=' || *id_end.ptr == ':');
     const char* number = has_sign ? id_end.ptr + 1 : end;
     if (number < end && *number == '+') ++number;
     const auto bias_end = std::from_chars(number, end, bias);
     if (!has_sign || bias_end.ec != std::errc() || bias_end.ptr != end) {
-      return make_error(ErrorCode::kInvalidArgument, "--logit-bias: '{}' is not ID=BIAS, such as 42=-1.5", item);
+      return make_error(ErrorCode::kInvalidArgument,
+                        "--logit-bias: '{}' is not ID=BIAS, such as 42=-1.5", item);
     }
     resolved.logit_bias.emplace_back(id, bias);
   }
@@ -117,7 +161,8 @@ void add_environment_names(CLI::App& command) {
     if (option->get_lnames().empty() || option->get_lnames().front() == "help") continue;
     std::string name = "QUIPU_";
     for (const char c : option->get_lnames().front()) {
-      name.push_back(c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
+      name.push_back(c == '-' ? '_'
+                              : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
     }
     option->envname(name);
   }
@@ -126,7 +171,8 @@ void add_environment_names(CLI::App& command) {
 Result<std::filesystem::path> default_model_path() {
   constexpr const char* kName = "quipu-stories-q8_0.gguf";
   std::error_code error;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  const std::filesystem::path program =
+      std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
   const std::filesystem::path candidates[] = {
       program / ".." / "share" / "quipu" / kName,
       std::filesystem::path(QUIPU_SOURCE_DIR) / "models" / kName,
@@ -134,8 +180,10 @@ Result<std::filesystem::path> default_model_path() {
   for (const std::filesystem::path& candidate : candidates) {
     if (std::filesystem::exists(candidate, error)) return candidate.lexically_normal();
   }
-  return make_error(ErrorCode::kNotFound, "no model: give one with -m FILE (a GGUF file or a Hugging Face directory); "
-                    "the built-in model {} is not installed beside this program", kName);
+  return make_error(ErrorCode::kNotFound,
+                    "no model: give one with -m FILE (a GGUF file or a Hugging Face directory); "
+                    "the built-in model {} is not installed beside this program",
+                    kName);
 }
 
 Result<std::vector<TokenId>> parse_token_ids(const std::string& text) {
@@ -147,8 +195,10 @@ Result<std::vector<TokenId>> parse_token_ids(const std::string& text) {
     std::erase_if(item, [](unsigned char c) { return std::isspace(c); });
     TokenId id = 0;
     const auto parsed = std::from_chars(item.data(), item.data() + item.size(), id);
-    if (item.empty() || parsed.ec != std::errc() || parsed.ptr != item.data() + item.size() || id < 0) {
-      return make_error(ErrorCode::kInvalidArgument, "'{}' is not a token id; write ids as 1,2,3", item);
+    if (item.empty() || parsed.ec != std::errc() || parsed.ptr != item.data() + item.size() ||
+        id < 0) {
+      return make_error(ErrorCode::kInvalidArgument, "'{}' is not a token id; write ids as 1,2,3",
+                        item);
     }
     ids.push_back(id);
     at = comma + 1;
@@ -156,7 +206,8 @@ Result<std::vector<TokenId>> parse_token_ids(const std::string& text) {
   return ids;
 }
 
-Result<std::unique_ptr<LoadedModel>> load_for_command(ModelOptions options, const OutputOptions& output) {
+Result<std::unique_ptr<LoadedModel>> load_for_command(ModelOptions options,
+                                                      const OutputOptions& output) {
   if (options.model.empty()) {
     QUIPU_ASSIGN_OR_RETURN(options.model, default_model_path());
   }

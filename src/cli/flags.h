@@ -42,6 +42,7 @@ Result<std::filesystem::path> default_model_path();
 Result<std::vector<TokenId>> parse_token_ids(const std::string& text);
 
 // Assembles with a progress line and says what the cache got.
-Result<std::unique_ptr<LoadedModel>> load_for_command(ModelOptions options, const OutputOptions& output);
+Result<std::unique_ptr<LoadedModel>> load_for_command(ModelOptions options,
+                                                      const OutputOptions& output);
 
 }  // namespace quipu

@@ -28,29 +28,34 @@ std::vector<std::string> known_names(const CLI::App& app, bool flags) {
 }
 
 // `first_argument` is what stands where a command is expected.
-int report_parse_error(const CLI::App& app, const CLI::ParseError& error, const std::string& first_argument) {
+int report_parse_error(const CLI::App& app, const CLI::ParseError& error,
+                       const std::string& first_argument) {
   std::string message = error.what();
   const std::vector<std::string> extra = app.remaining(true);
   if (app.get_subcommands().empty()) {
     message = "no command";
     if (!first_argument.empty()) {
       message = "unknown command '" + first_argument + "'";
-      if (const auto suggestion = nearest(first_argument, known_names(app, false))) message += "; did you mean '" + *suggestion + "'?";
+      if (const auto suggestion = nearest(first_argument, known_names(app, false)))
+        message += "; did you mean '" + *suggestion + "'?";
     }
   } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extra.empty()) {
     const std::string word = extra.front().substr(0, extra.front().find('='));
     const bool is_flag = word.starts_with("-");
     message = std::string(is_flag ? "unknown flag " : "unexpected argument ") + "'" + word + "'";
-    if (const auto suggestion = nearest(word, known_names(app, is_flag))) message += "; did you mean '" + *suggestion + "'?";
+    if (const auto suggestion = nearest(word, known_names(app, is_flag)))
+      message += "; did you mean '" + *suggestion + "'?";
   }
   const auto chosen = app.get_subcommands();
-  const std::string help = chosen.empty() ? "quipu --help" : "quipu " + chosen.front()->get_name() + " --help";
+  const std::string help =
+      chosen.empty() ? "quipu --help" : "quipu " + chosen.front()->get_name() + " --help";
   std::fprintf(stderr, "quipu: error: %s\nTry '%s'.\n", message.c_str(), help.c_str());
   return kExitBadInput;
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"quipu: large-language-model inference with the KV cache as data worth keeping", "quipu"};
+  CLI::App app{"quipu: large-language-model inference with the KV cache as data worth keeping",
+               "quipu"};
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("quipu ") + QUIPU_VERSION);
   app.get_formatter()->column_width(34);

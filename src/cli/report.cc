@@ -5,7 +5,8 @@
 
 namespace quipu {
 
-nlohmann::ordered_json generation_to_json(const LoadedModel& model, const GenerationResult& result, uint64_t seed) {
+nlohmann::ordered_json generation_to_json(const LoadedModel& model, const GenerationResult& result,
+                                          uint64_t seed) {
   const KvCacheSpec& spec = model.engine->kv().spec();
   const RequestStats& stats = result.stats;
   return {
@@ -32,19 +33,27 @@ nlohmann::ordered_json generation_to_json(const LoadedModel& model, const Genera
   };
 }
 
-void print_statistics(const OutputOptions& output, const LoadedModel& model, const GenerationResult& result, uint64_t seed) {
+void print_statistics(const OutputOptions& output, const LoadedModel& model,
+                      const GenerationResult& result, uint64_t seed) {
   if (output.quiet) return;
   const RequestStats& stats = result.stats;
   print_note(output, "");
   if (result.finish == FinishReason::kContextFull) {
-    print_note(output, fmt::format("The context is full: {} tokens; a larger --ctx-size or --kv-memory gives more room.",
-                                   model.engine->scheduler().token_limit()));
+    print_note(
+        output,
+        fmt::format(
+            "The context is full: {} tokens; a larger --ctx-size or --kv-memory gives more room.",
+            model.engine->scheduler().token_limit()));
   }
-  print_note(output, fmt::format("prompt   {:6} tokens  {:9.1f} ms  {:8.1f} tokens/s  ({} cached)", stats.prompt_tokens,
-                                 result.prefill_ms(), result.prefill_tokens_per_s(), stats.cached_tokens));
-  print_note(output, fmt::format("output   {:6} tokens  {:9.1f} ms  {:8.1f} tokens/s  (ended by {})", stats.completion_tokens,
-                                 result.decode_ms(), result.decode_tokens_per_s(), finish_reason_name(result.finish)));
-  print_note(output, fmt::format("load     {:9.1f} ms; {}; {}", model.load_ms, model.backend->description(), model.kv_note));
+  print_note(output, fmt::format("prompt   {:6} tokens  {:9.1f} ms  {:8.1f} tokens/s  ({} cached)",
+                                 stats.prompt_tokens, result.prefill_ms(),
+                                 result.prefill_tokens_per_s(), stats.cached_tokens));
+  print_note(output,
+             fmt::format("output   {:6} tokens  {:9.1f} ms  {:8.1f} tokens/s  (ended by {})",
+                         stats.completion_tokens, result.decode_ms(), result.decode_tokens_per_s(),
+                         finish_reason_name(result.finish)));
+  print_note(output, fmt::format("load     {:9.1f} ms; {}; {}", model.load_ms,
+                                 model.backend->description(), model.kv_note));
   print_note(output, fmt::format("seed     {}", seed));
 }
 
@@ -54,7 +63,8 @@ std::string join_ids(const std::vector<TokenId>& ids) {
   return text;
 }
 
-Result<std::vector<TokenId>> encode_chat(const LoadedModel& model, const nlohmann::ordered_json& messages) {
+Result<std::vector<TokenId>> encode_chat(const LoadedModel& model,
+                                         const nlohmann::ordered_json& messages) {
   QUIPU_RETURN_IF_ERROR(require_tokenizer(model));
   QUIPU_ASSIGN_OR_RETURN(const std::string text, render_chat(model, messages));
   return model.tokenizer->encode(text, {.add_special = false, .parse_special = true});

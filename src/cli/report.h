@@ -12,16 +12,19 @@
 namespace quipu {
 
 // {"text", "token_ids", "finish_reason", "usage", "timings", "kv", "logits_hash", "seed"}.
-nlohmann::ordered_json generation_to_json(const LoadedModel& model, const GenerationResult& result, uint64_t seed);
+nlohmann::ordered_json generation_to_json(const LoadedModel& model, const GenerationResult& result,
+                                          uint64_t seed);
 
 // Prompt, output, cache and seed on stderr. UNITS as printed.
-void print_statistics(const OutputOptions& output, const LoadedModel& model, const GenerationResult& result, uint64_t seed);
+void print_statistics(const OutputOptions& output, const LoadedModel& model,
+                      const GenerationResult& result, uint64_t seed);
 
 // "1,2,3".
 std::string join_ids(const std::vector<TokenId>& ids);
 
-// The messages rendered by the model's chat template and encoded. ERRORS: kUnsupported when the model
-// has no template; the template's own.
-Result<std::vector<TokenId>> encode_chat(const LoadedModel& model, const nlohmann::ordered_json& messages);
+// The messages rendered by the model's chat template and encoded. ERRORS: kUnsupported when the
+// model has no template; the template's own.
+Result<std::vector<TokenId>> encode_chat(const LoadedModel& model,
+                                         const nlohmann::ordered_json& messages);
 
 }  // namespace quipu

@@ -20,23 +20,24 @@
 namespace quipu {
 
 struct EngineConfig {
-  int64_t context_length = 0;     // 0: the model's
+  int64_t context_length = 0;  // 0: the model's
   KvFormat kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
-  uint64_t kv_bytes = 0;          // REQUIRES: at least one block; app/ chooses and says it
+  uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it
   int prefill_chunk_max = 512;
   int sequences_max = 64;
-  bool keep_kv = true;            // SchedulerConfig::keep_kv
-  std::string kv_policy = "cost"; // of eviction: "cost" or "lru"
-  std::string fingerprint;        // of the model and its KV format: part of every block's key
+  bool keep_kv = true;             // SchedulerConfig::keep_kv
+  std::string kv_policy = "cost";  // of eviction: "cost" or "lru"
+  std::string fingerprint;         // of the model and its KV format: part of every block's key
 };
 
 class Engine {
  public:
   // OWNS: nothing given; model, backend and clock must outlive the engine.
-  // ERRORS: kInvalidArgument (context or memory out of range, with the numbers), kResourceExhausted.
-  static Result<std::unique_ptr<Engine>> create(Model& model, Backend& backend, const EngineConfig& config,
-                                                const Clock& clock);
+  // ERRORS: kInvalidArgument (context or memory out of range, with the numbers),
+  // kResourceExhausted.
+  static Result<std::unique_ptr<Engine>> create(Model& model, Backend& backend,
+                                                const EngineConfig& config, const Clock& clock);
 
   // ERRORS: as Scheduler::submit(); also kInvalidArgument for a token id outside the vocabulary.
   Status submit(Request request);
@@ -52,7 +53,8 @@ class Engine {
   const Model& model() const { return model_; }
 
  private:
-  Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config, const KvCacheConfig& cache, const Clock& clock);
+  Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config,
+         const KvCacheConfig& cache, const Clock& clock);
 
   Model& model_;
   KvStorage storage_;

@@ -24,15 +24,20 @@ int first_logit_token(const ScheduledSequence& scheduled) {
 std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
   if (!plan.copies.empty()) backend_.copy_blocks(storage_.view(), plan.copies);
   build_batch(plan);
-  const ForwardBatch batch = {.token_ids = token_ids_, .positions = positions_, .query_start = query_start_,
-                              .slot_mapping = slot_mapping_, .block_tables = block_tables_,
-                              .block_table_stride = block_table_stride_, .logit_rows = logit_rows_};
+  const ForwardBatch batch = {.token_ids = token_ids_,
+                              .positions = positions_,
+                              .query_start = query_start_,
+                              .slot_mapping = slot_mapping_,
+                              .block_tables = block_tables_,
+                              .block_table_stride = block_table_stride_,
+                              .logit_rows = logit_rows_};
   consume_logits(plan, model_.forward(batch, storage_.view()));
   return next_tokens_;
 }
 
 size_t ModelRunner::blocks_per_sequence_max() const {
-  return static_cast<size_t>(std::min(storage_.spec().blocks_for_tokens(model_.config().context_length), storage_.blocks()));
+  return static_cast<size_t>(std::min(
+      storage_.spec().blocks_for_tokens(model_.config().context_length), storage_.blocks()));
 }
 
 void ModelRunner::build_batch(const StepPlan& plan) {
@@ -40,7 +45,8 @@ void ModelRunner::build_batch(const StepPlan& plan) {
   slot_mapping_.clear();
   block_table_stride_ = 0;
   for (const ScheduledSequence& scheduled : plan.sequences) {
-    block_table_stride_ = std::max(block_table_stride_, static_cast<size_t>(scheduled.sequence->kv.table.num_blocks()));
+    block_table_stride_ = std::max(block_table_stride_,
+                                   static_cast<size_t>(scheduled.sequence->kv.table.num_blocks()));
   }
   // Room for the longest sequences, so that a growing one allocates nothing.
   block_tables_.reserve(blocks_per_sequence_max() * plan.sequences.size());
@@ -57,7 +63,8 @@ void ModelRunner::build_batch(const StepPlan& plan) {
       slot_mapping_.push_back(sequence.kv.table.slot(position));
     }
     for (int b = 0; b < sequence.kv.table.num_blocks(); ++b) {
-      block_tables_[s * block_table_stride_ + static_cast<size_t>(b)] = sequence.kv.table.block(b).value();
+      block_tables_[s * block_table_stride_ + static_cast<size_t>(b)] =
+          sequence.kv.table.block(b).value();
     }
     add_logit_rows(scheduled, first_row);
     query_start_.push_back(static_cast<int32_t>(token_ids_.size()));
@@ -65,7 +72,8 @@ void ModelRunner::build_batch(const StepPlan& plan) {
 }
 
 void ModelRunner::add_logit_rows(const ScheduledSequence& scheduled, int32_t first_row) {
-  for (int i = first_logit_token(scheduled); i < scheduled.num_tokens; ++i) logit_rows_.push_back(first_row + i);
+  for (int i = first_logit_token(scheduled); i < scheduled.num_tokens; ++i)
+    logit_rows_.push_back(first_row + i);
 }
 
 void ModelRunner::consume_logits(const StepPlan& plan, std::span<const float> logits) {
@@ -83,7 +91,8 @@ void ModelRunner::consume_logits(const StepPlan& plan, std::span<const float> lo
         sequence.num_observed_tokens = position + 1;
       }
       const bool is_last = scheduled.reaches_end() && i == scheduled.num_tokens - 1;
-      if (is_last && sequence.request.max_tokens > 0) next_tokens_[s] = sequence.sampler.sample(row_logits, position + 1);
+      if (is_last && sequence.request.max_tokens > 0)
+        next_tokens_[s] = sequence.sampler.sample(row_logits, position + 1);
     }
   }
 }

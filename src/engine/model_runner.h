@@ -14,10 +14,12 @@ namespace quipu {
 
 class ModelRunner {
  public:
-  ModelRunner(Model& model, Backend& backend, KvStorage& storage) : model_(model), backend_(backend), storage_(storage) {}
+  ModelRunner(Model& model, Backend& backend, KvStorage& storage)
+      : model_(model), backend_(backend), storage_(storage) {}
 
   // Copies blocks, computes the plan's tokens, shows wanted logits to their observers, and samples.
-  // SHAPE: result: one token per planned sequence (0 where none was chosen); valid until the next run().
+  // SHAPE: result: one token per planned sequence (0 where none was chosen); valid until the next
+  // run().
   std::span<const TokenId> run(const StepPlan& plan);
 
  private:

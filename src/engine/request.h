@@ -36,13 +36,13 @@ struct Request {
   RequestId id;
   std::vector<TokenId> prompt;  // REQUIRES: not empty
   SamplingParams sampling;
-  int64_t max_tokens = 0;              // output tokens; 0: only compute the prompt
-  std::vector<TokenId> stop_tokens;    // end the output; they are not part of it
+  int64_t max_tokens = 0;            // output tokens; 0: only compute the prompt
+  std::vector<TokenId> stop_tokens;  // end the output; they are not part of it
   // Prefixes are shared within a salt only; tenants get one each.
   std::string cache_salt;
   Retention retention;  // of what this request leaves in the cache
   LogitsWanted logits_wanted = LogitsWanted::kNone;
-  LogitsObserver on_logits;            // called on the engine thread, once per wanted position, in order
+  LogitsObserver on_logits;  // called on the engine thread, once per wanted position, in order
 };
 
 // What happened to a request, filled as it goes. UNITS: tokens, ns of the engine's clock.
@@ -53,7 +53,7 @@ struct RequestStats {
   int preemptions = 0;
   int64_t submitted_ns = 0;
   std::optional<int64_t> started_ns;  // first scheduled
-  int64_t first_token_ns = 0;  // prompt computed
+  int64_t first_token_ns = 0;         // prompt computed
   int64_t finished_ns = 0;
 };
 

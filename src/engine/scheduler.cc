@@ -19,9 +19,11 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, 
     : config_(config),
       clock_(clock),
       cache_(cache, clock),
-      token_limit_(std::min<int64_t>(config.context_length, int64_t{cache.total_blocks} * cache.block_tokens)) {
-  QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 && config.sequences_max > 0 &&
-                  config.logit_rows_max > 0 && config.context_length > 0,
+      token_limit_(std::min<int64_t>(config.context_length,
+                                     int64_t{cache.total_blocks} * cache.block_tokens)) {
+  QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 &&
+                  config.sequences_max > 0 && config.logit_rows_max > 0 &&
+                  config.context_length > 0,
               "scheduler limits must be positive");
   QUIPU_CHECK(config.keep_kv || !cache.publish, "a cache that keeps nothing must not publish");
 }
@@ -29,19 +31,24 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, 
 Status Scheduler::submit(Request request) {
   QUIPU_RETURN_IF_ERROR(request.sampling.validate());
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  if (prompt_tokens == 0) return make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  if (prompt_tokens == 0)
+    return make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
   const int64_t needed = prompt_tokens + (request.max_tokens > 0 ? 1 : 0);
   if (needed > config_.context_length) {
     return make_error(ErrorCode::kResourceExhausted,
-                      "the prompt has {} tokens and the context holds {}{}; shorten the prompt or raise --ctx-size",
-                      prompt_tokens, config_.context_length, request.max_tokens > 0 ? " with at least one of output" : "");
+                      "the prompt has {} tokens and the context holds {}{}; shorten the prompt or "
+                      "raise --ctx-size",
+                      prompt_tokens, config_.context_length,
+                      request.max_tokens > 0 ? " with at least one of output" : "");
   }
   if (needed > token_limit_) {
-    return make_error(ErrorCode::kResourceExhausted,
-                      "the prompt has {} tokens and the KV cache holds {} ({} blocks of {}); raise --kv-memory",
-                      prompt_tokens, token_limit_, cache_.total_blocks(), cache_.block_tokens());
+    return make_error(
+        ErrorCode::kResourceExhausted,
+        "the prompt has {} tokens and the KV cache holds {} ({} blocks of {}); raise --kv-memory",
+        prompt_tokens, token_limit_, cache_.total_blocks(), cache_.block_tokens());
   }
-  const int64_t tokens_max = prompt_tokens + std::min(request.max_tokens, token_limit_ - prompt_tokens);
+  const int64_t tokens_max =
+      prompt_tokens + std::min(request.max_tokens, token_limit_ - prompt_tokens);
   auto sequence = std::make_unique<Sequence>(std::move(request), cache_.block_tokens(), tokens_max);
   sequence->stats.submitted_ns = clock_.now_ns();
   waiting_.push_back(std::move(sequence));
@@ -49,14 +56,18 @@ Status Scheduler::submit(Request request) {
 }
 
 bool Scheduler::cancel(RequestId id) {
-  const auto matches = [&](const std::unique_ptr<Sequence>& sequence) { return sequence->request.id == id; };
-  if (const auto it = std::find_if(waiting_.begin(), waiting_.end(), matches); it != waiting_.end()) {
+  const auto matches = [&](const std::unique_ptr<Sequence>& sequence) {
+    return sequence->request.id == id;
+  };
+  if (const auto it = std::find_if(waiting_.begin(), waiting_.end(), matches);
+      it != waiting_.end()) {
     std::unique_ptr<Sequence> sequence = std::move(*it);
     waiting_.erase(it);
     cancelled_.push_back(finish(std::move(sequence), FinishReason::kCancelled));
     return true;
   }
-  if (const auto it = std::find_if(running_.begin(), running_.end(), matches); it != running_.end()) {
+  if (const auto it = std::find_if(running_.begin(), running_.end(), matches);
+      it != running_.end()) {
     std::unique_ptr<Sequence> sequence = std::move(*it);
     running_.erase(it);
     cancelled_.push_back(finish(std::move(sequence), FinishReason::kCancelled));
@@ -76,7 +87,8 @@ void Scheduler::plan(StepPlan& plan) {
   schedule_running(plan, budget, /*decoding=*/true);
   schedule_running(plan, budget, /*decoding=*/false);
   admit_waiting(plan, budget);
-  QUIPU_CHECK(!plan.empty() || !has_work(), "{} running and {} waiting sequences cannot move", num_running(), num_waiting());
+  QUIPU_CHECK(!plan.empty() || !has_work(), "{} running and {} waiting sequences cannot move",
+              num_running(), num_waiting());
 }
 
 // Gives budget to running sequences: those one token behind, or those further behind.
@@ -96,7 +108,8 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
 }
 
 void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
-  for (auto next = waiting_.begin(); next != waiting_.end() && budget > 0 && num_running() < config_.sequences_max;) {
+  for (auto next = waiting_.begin();
+       next != waiting_.end() && budget > 0 && num_running() < config_.sequences_max;) {
     if (waits_for_prefix(**next)) {
       ++next;  // others may pass: it will need less when its time comes
       continue;
@@ -111,8 +124,8 @@ void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
   }
 }
 
-// Takes what is cached of a waiting sequence and reserves room for the rest of its tokens. False when
-// it must wait for running sequences to end; it then holds no block.
+// Takes what is cached of a waiting sequence and reserves room for the rest of its tokens. False
+// when it must wait for running sequences to end; it then holds no block.
 bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
   const size_t copies_before = plan.copies.size();
   cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
@@ -134,7 +147,8 @@ bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
   return true;
 }
 
-// At least the last token is computed: its logits are needed. Those who want all logits reuse nothing.
+// At least the last token is computed: its logits are needed. Those who want all logits reuse
+// nothing.
 int64_t Scheduler::reuse_max(const Sequence& sequence) const {
   return sequence.request.logits_wanted == LogitsWanted::kAll ? 0 : sequence.num_tokens() - 1;
 }
@@ -145,10 +159,14 @@ bool Scheduler::waits_for_prefix(const Sequence& sequence) {
   const int64_t block = cache_.block_tokens();
   int64_t coming = 0;
   for (const auto& other : running_) {
-    if (other->kv.salt != sequence.kv.salt || other->num_tokens() - other->num_computed_tokens() <= 1) continue;
+    if (other->kv.salt != sequence.kv.salt ||
+        other->num_tokens() - other->num_computed_tokens() <= 1)
+      continue;
     const int64_t limit = std::min({other->num_tokens(), sequence.num_tokens() - 1});
     const auto end = sequence.tokens.begin() + limit;
-    const int64_t common = std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first - sequence.tokens.begin();
+    const int64_t common =
+        std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first -
+        sequence.tokens.begin();
     const int64_t published = common / block * block;
     if (published > other->num_computed_tokens()) coming = std::max(coming, published);
   }
@@ -157,8 +175,10 @@ bool Scheduler::waits_for_prefix(const Sequence& sequence) {
 
 int Scheduler::chunk_for(const Sequence& sequence, int budget) const {
   int limit = std::min(budget, config_.prefill_chunk_max);
-  if (sequence.request.logits_wanted == LogitsWanted::kAll) limit = std::min(limit, config_.logit_rows_max);
-  return static_cast<int>(std::min<int64_t>(limit, sequence.num_tokens() - sequence.num_computed_tokens()));
+  if (sequence.request.logits_wanted == LogitsWanted::kAll)
+    limit = std::min(limit, config_.logit_rows_max);
+  return static_cast<int>(
+      std::min<int64_t>(limit, sequence.num_tokens() - sequence.num_computed_tokens()));
 }
 
 // Sends the running sequence that arrived last back to the queue, out of this step's plan too.
@@ -174,8 +194,10 @@ bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
   return !preempts_itself;
 }
 
-void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_tokens, std::vector<StepEvent>& events) {
-  QUIPU_CHECK(next_tokens.size() == plan.sequences.size(), "{} tokens for {} sequences", next_tokens.size(), plan.sequences.size());
+void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_tokens,
+                       std::vector<StepEvent>& events) {
+  QUIPU_CHECK(next_tokens.size() == plan.sequences.size(), "{} tokens for {} sequences",
+              next_tokens.size(), plan.sequences.size());
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const ScheduledSequence& scheduled = plan.sequences[i];
     Sequence& sequence = *scheduled.sequence;
@@ -198,7 +220,8 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
       }
     }
     if (event.finish != FinishReason::kNone) {
-      const auto it = std::find_if(running_.begin(), running_.end(), [&](const auto& other) { return other.get() == &sequence; });
+      const auto it = std::find_if(running_.begin(), running_.end(),
+                                   [&](const auto& other) { return other.get() == &sequence; });
       std::unique_ptr<Sequence> finished = std::move(*it);
       running_.erase(it);
       const std::optional<TokenId> token = event.token;
@@ -233,14 +256,14 @@ StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason rea
 void Scheduler::check_invariants() const {
   cache_.check_invariants();
   for (const auto& sequence : waiting_) {
-    QUIPU_CHECK(sequence->kv.table.num_blocks() == 0, "waiting request {} holds {} blocks", sequence->request.id.value(),
-                sequence->kv.table.num_blocks());
+    QUIPU_CHECK(sequence->kv.table.num_blocks() == 0, "waiting request {} holds {} blocks",
+                sequence->request.id.value(), sequence->kv.table.num_blocks());
   }
   for (const auto& sequence : running_) {
-    QUIPU_CHECK(sequence->num_computed_tokens() < sequence->num_tokens(), "request {} has nothing to compute",
-                sequence->request.id.value());
-    QUIPU_CHECK(sequence->num_tokens() <= token_limit_, "request {} has {} tokens of {}", sequence->request.id.value(),
-                sequence->num_tokens(), token_limit_);
+    QUIPU_CHECK(sequence->num_computed_tokens() < sequence->num_tokens(),
+                "request {} has nothing to compute", sequence->request.id.value());
+    QUIPU_CHECK(sequence->num_tokens() <= token_limit_, "request {} has {} tokens of {}",
+                sequence->request.id.value(), sequence->num_tokens(), token_limit_);
   }
 }
 

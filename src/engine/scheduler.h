@@ -3,10 +3,10 @@
 // One token budget per step; sequences that are one token behind come first (decode), then those
 // further behind (prefill, in chunks), then new ones in order of arrival; a new one whose beginning
 // another is just computing waits for it, so that the shared part is computed once. When blocks run
-// out, cached ones are evicted; then the running sequence that arrived last is preempted: its blocks
-// become cached, and later it goes on from what is left of them. No request is lost: each ends with
-// exactly one finish reason. plan() and commit() are the only places that change sequences and blocks, and they
-// touch no KV byte.
+// out, cached ones are evicted; then the running sequence that arrived last is preempted: its
+// blocks become cached, and later it goes on from what is left of them. No request is lost: each
+// ends with exactly one finish reason. plan() and commit() are the only places that change
+// sequences and blocks, and they touch no KV byte.
 //
 // Invariants (check_invariants):
 //   1. every sequence is either waiting or running; a waiting one holds no block;
@@ -66,7 +66,7 @@ struct StepEvent {
   RequestId id;
   std::optional<TokenId> token;  // a new output token
   FinishReason finish = FinishReason::kNone;
-  RequestStats stats;            // complete when finish is set
+  RequestStats stats;  // complete when finish is set
 };
 
 class Scheduler {
@@ -88,7 +88,8 @@ class Scheduler {
 
   // Takes the step's outcome. SHAPE: next_tokens: one entry per planned sequence; read only where
   // reaches_end() and the request wants output. Events are appended.
-  void commit(const StepPlan& plan, std::span<const TokenId> next_tokens, std::vector<StepEvent>& events);
+  void commit(const StepPlan& plan, std::span<const TokenId> next_tokens,
+              std::vector<StepEvent>& events);
 
   // Moves the events of cancelled requests into `events`.
   void take_cancelled(std::vector<StepEvent>& events);

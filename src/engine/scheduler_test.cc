@@ -1,5 +1,6 @@
 // Simulation of the scheduler with a fake model: the next token is a function of the tokens before
-// it, so that a preempted, resumed or reused sequence must give the same output as an undisturbed one.
+// it, so that a preempted, resumed or reused sequence must give the same output as an undisturbed
+// one.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -15,7 +16,8 @@ constexpr int kBlockTokens = 16;
 
 TokenId fake_next(std::span<const TokenId> tokens) {
   uint64_t hash = 1469598103934665603ull;
-  for (const TokenId token : tokens) hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211ull;
+  for (const TokenId token : tokens)
+    hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211ull;
   return static_cast<TokenId>(hash >> 40) % 50;
 }
 
@@ -27,7 +29,8 @@ class FakeModel {
 
   std::vector<TokenId> run(const StepPlan& plan) {
     for (const BlockCopy& copy : plan.copies) {
-      std::copy_n(slots_.begin() + copy.from.value() * kBlockTokens, kBlockTokens, slots_.begin() + copy.to.value() * kBlockTokens);
+      std::copy_n(slots_.begin() + copy.from.value() * kBlockTokens, kBlockTokens,
+                  slots_.begin() + copy.to.value() * kBlockTokens);
     }
     std::vector<TokenId> next;
     for (const ScheduledSequence& scheduled : plan.sequences) {
@@ -47,9 +50,11 @@ class FakeModel {
   std::vector<TokenId> slots_;
 };
 
-std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_tokens, int64_t limit, TokenId stop) {
+std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_tokens, int64_t limit,
+                                     TokenId stop) {
   std::vector<TokenId> output;
-  while (static_cast<int64_t>(output.size()) < max_tokens && static_cast<int64_t>(tokens.size()) < limit) {
+  while (static_cast<int64_t>(output.size()) < max_tokens &&
+         static_cast<int64_t>(tokens.size()) < limit) {
     const TokenId next = fake_next(tokens);
     if (next == stop) break;
     tokens.push_back(next);
@@ -60,7 +65,9 @@ std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_to
 
 struct Simulation {
   Simulation(const SchedulerConfig& config, int blocks)
-      : scheduler(config, {.total_blocks = blocks, .block_tokens = kBlockTokens, .publish = config.keep_kv}, clock),
+      : scheduler(config,
+                  {.total_blocks = blocks, .block_tokens = kBlockTokens, .publish = config.keep_kv},
+                  clock),
         model(blocks) {}
 
   void step() {
@@ -90,7 +97,8 @@ struct Simulation {
 };
 
 SchedulerConfig small_config() {
-  return {.batch_tokens_max = 24, .prefill_chunk_max = 16, .sequences_max = 5, .context_length = 120};
+  return {
+      .batch_tokens_max = 24, .prefill_chunk_max = 16, .sequences_max = 5, .context_length = 120};
 }
 
 Request make_request(int64_t id, std::vector<TokenId> prompt, int64_t max_tokens) {
@@ -132,7 +140,9 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
     if (random.next_below(40) == 0 && !asked.empty()) {
       auto it = asked.begin();
       std::advance(it, static_cast<ptrdiff_t>(random.next_below(asked.size())));
-      if (!simulation.finished.contains(it->first) && simulation.scheduler.cancel(RequestId(it->first))) cancelled[it->first] = true;
+      if (!simulation.finished.contains(it->first) &&
+          simulation.scheduler.cancel(RequestId(it->first)))
+        cancelled[it->first] = true;
     }
     simulation.step();
   }
@@ -143,7 +153,8 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
   for (const auto& [id, request] : asked) {
     const StepEvent& end = simulation.finished.at(id);
     preemptions += end.stats.preemptions;
-    std::vector<TokenId> expected = expected_output(request.prompt, request.max_tokens, simulation.scheduler.token_limit(), 7);
+    std::vector<TokenId> expected =
+        expected_output(request.prompt, request.max_tokens, simulation.scheduler.token_limit(), 7);
     const std::vector<TokenId>& got = simulation.outputs[id];
     if (cancelled.contains(id)) {
       EXPECT_EQ(end.finish, FinishReason::kCancelled);
@@ -177,7 +188,8 @@ TEST(Scheduler, EqualPromptsThatArriveTogetherAreComputedOnce) {
   config.batch_tokens_max = 64;
   Simulation simulation(config, 40);
   const std::vector<TokenId> prompt(96, 3);
-  for (int64_t id = 0; id < 4; ++id) ASSERT_TRUE(simulation.scheduler.submit(make_request(id, prompt, 5)).ok());
+  for (int64_t id = 0; id < 4; ++id)
+    ASSERT_TRUE(simulation.scheduler.submit(make_request(id, prompt, 5)).ok());
   while (simulation.scheduler.has_work()) simulation.step();
   int64_t computed = 0;
   for (int64_t id = 0; id < 4; ++id) {
@@ -203,12 +215,15 @@ TEST(Scheduler, TenantsShareNothing) {
 
 TEST(Scheduler, RefusesWhatCanNeverFitWithTheNumbers) {
   Simulation simulation(small_config(), 4);  // 64 tokens of memory, 120 of context
-  const Status too_long = simulation.scheduler.submit(make_request(1, std::vector<TokenId>(121, 1), 1));
+  const Status too_long =
+      simulation.scheduler.submit(make_request(1, std::vector<TokenId>(121, 1), 1));
   EXPECT_EQ(too_long.code(), ErrorCode::kResourceExhausted);
   EXPECT_NE(too_long.message().find("121"), std::string::npos);
-  const Status too_big = simulation.scheduler.submit(make_request(2, std::vector<TokenId>(65, 1), 1));
+  const Status too_big =
+      simulation.scheduler.submit(make_request(2, std::vector<TokenId>(65, 1), 1));
   EXPECT_NE(too_big.message().find("--kv-memory"), std::string::npos);
-  EXPECT_EQ(simulation.scheduler.submit(make_request(3, {}, 1)).code(), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(simulation.scheduler.submit(make_request(3, {}, 1)).code(),
+            ErrorCode::kInvalidArgument);
   EXPECT_FALSE(simulation.scheduler.has_work());
 }
 

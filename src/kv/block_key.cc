@@ -17,7 +17,10 @@ class Sha256 {
     QUIPU_CHECK(context_ != nullptr, "no memory for a hash context");
   }
 
-  void begin() { QUIPU_CHECK(EVP_DigestInit_ex(context_.get(), algorithm(), nullptr) == 1, "SHA-256 is not available"); }
+  void begin() {
+    QUIPU_CHECK(EVP_DigestInit_ex(context_.get(), algorithm(), nullptr) == 1,
+                "SHA-256 is not available");
+  }
   void add(const void* data, size_t bytes) { EVP_DigestUpdate(context_.get(), data, bytes); }
   // Each part with its length before it, so that ("ab", "c") and ("a", "bc") differ.
   void add_text(std::string_view text) {
@@ -35,7 +38,8 @@ class Sha256 {
 
  private:
   static const EVP_MD* algorithm() {
-    // Fetched once: OpenSSL 3 looks implicit algorithms up at every use, which costs more than the hash.
+    // Fetched once: OpenSSL 3 looks implicit algorithms up at every use, which costs more than the
+    // hash.
     static EVP_MD* const fetched = EVP_MD_fetch(nullptr, "SHA256", nullptr);
     return fetched;
   }

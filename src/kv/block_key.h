@@ -3,8 +3,8 @@
 //   key(block) = SHA-256(key(parent), token ids of the block)
 //   key(root)  = SHA-256("quipu kv 1", fingerprint, salt)
 //
-// The root's extras (model fingerprint with rope and KV format; the tenant's salt) reach every block
-// through the chain. 256 bits, because a shorter hash lets one tenant forge another's prefix.
+// The root's extras (model fingerprint with rope and KV format; the tenant's salt) reach every
+// block through the chain. 256 bits, because a shorter hash lets one tenant forge another's prefix.
 #pragma once
 
 #include <array>

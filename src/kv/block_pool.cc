@@ -48,9 +48,10 @@ void BlockPool::check_invariants() const {
     is_free[id.value()] = true;
   }
   for (size_t id = 0; id < reference_counts_.size(); ++id) {
-    QUIPU_CHECK(reference_counts_[id] >= 0, "block {} has {} references", id, reference_counts_[id]);
-    QUIPU_CHECK(is_free[id] == (reference_counts_[id] == 0), "block {}: free {} with {} references", id,
-                static_cast<bool>(is_free[id]), reference_counts_[id]);
+    QUIPU_CHECK(reference_counts_[id] >= 0, "block {} has {} references", id,
+                reference_counts_[id]);
+    QUIPU_CHECK(is_free[id] == (reference_counts_[id] == 0), "block {}: free {} with {} references",
+                id, static_cast<bool>(is_free[id]), reference_counts_[id]);
   }
 }
 

@@ -28,7 +28,8 @@ class BlockPool;
 class BlockRef {
  public:
   BlockRef() = default;
-  BlockRef(BlockRef&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
+  BlockRef(BlockRef&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
   BlockRef& operator=(BlockRef&& other) noexcept {
     BlockRef moved(std::move(other));
     std::swap(pool_, moved.pool_);

@@ -21,8 +21,8 @@ bool BlockTable::reserve(BlockPool& pool, int64_t tokens) {
 }
 
 void BlockTable::append(int64_t tokens) {
-  QUIPU_CHECK(tokens >= 0 && num_tokens_ + tokens <= capacity(), "append {} to {} of {}", tokens, num_tokens_,
-              capacity());
+  QUIPU_CHECK(tokens >= 0 && num_tokens_ + tokens <= capacity(), "append {} to {} of {}", tokens,
+              num_tokens_, capacity());
   num_tokens_ += tokens;
 }
 
@@ -30,13 +30,15 @@ void BlockTable::truncate(int64_t tokens) {
   QUIPU_CHECK(tokens >= 0 && tokens <= num_tokens_, "truncate to {} of {}", tokens, num_tokens_);
   num_tokens_ = tokens;
   blocks_.resize(static_cast<size_t>((tokens + block_tokens_ - 1) / block_tokens_));
-  QUIPU_CHECK(tokens % block_tokens_ == 0 || blocks_.back().unique(), "truncate inside a shared block");
+  QUIPU_CHECK(tokens % block_tokens_ == 0 || blocks_.back().unique(),
+              "truncate inside a shared block");
 }
 
 void BlockTable::push_whole(BlockRef block) { push(std::move(block), block_tokens_); }
 
 void BlockTable::push_part(BlockRef block, int64_t tokens) {
-  QUIPU_CHECK(tokens > 0 && tokens < block_tokens_ && block.unique(), "{} tokens of a block", tokens);
+  QUIPU_CHECK(tokens > 0 && tokens < block_tokens_ && block.unique(), "{} tokens of a block",
+              tokens);
   push(std::move(block), tokens);
 }
 

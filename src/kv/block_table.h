@@ -35,11 +35,14 @@ class BlockTable {
   [[nodiscard]] bool reserve(BlockPool& pool, int64_t tokens);
 
   // Makes room to list the blocks of `tokens` tokens, so that taking them later allocates nothing.
-  void expect(int64_t tokens) { blocks_.reserve(static_cast<size_t>((tokens + block_tokens_ - 1) / block_tokens_)); }
+  void expect(int64_t tokens) {
+    blocks_.reserve(static_cast<size_t>((tokens + block_tokens_ - 1) / block_tokens_));
+  }
 
   // The slot of a position: block id * block_tokens + offset. REQUIRES: position < capacity().
   int64_t slot(int64_t position) const {
-    return static_cast<int64_t>(block(static_cast<int>(position / block_tokens_)).value()) * block_tokens_ +
+    return static_cast<int64_t>(block(static_cast<int>(position / block_tokens_)).value()) *
+               block_tokens_ +
            position % block_tokens_;
   }
 
@@ -58,7 +61,9 @@ class BlockTable {
   // Another reference to block `index`.
   BlockRef share(int index) const { return blocks_[static_cast<size_t>(index)].share(); }
   // Puts an equal block in the place of block `index`.
-  void replace(int index, BlockRef block) { blocks_[static_cast<size_t>(index)] = std::move(block); }
+  void replace(int index, BlockRef block) {
+    blocks_[static_cast<size_t>(index)] = std::move(block);
+  }
   // Gives all blocks back.
   void clear() { truncate(0); }
 

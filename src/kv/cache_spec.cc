@@ -6,8 +6,10 @@
 
 namespace quipu {
 
-KvCacheSpec make_kv_cache_spec(const std::vector<KvLayerShape>& layers, KvFormat format, int block_tokens) {
-  QUIPU_CHECK(block_tokens >= 16 && block_tokens <= 256 && std::has_single_bit(static_cast<unsigned>(block_tokens)),
+KvCacheSpec make_kv_cache_spec(const std::vector<KvLayerShape>& layers, KvFormat format,
+                               int block_tokens) {
+  QUIPU_CHECK(block_tokens >= 16 && block_tokens <= 256 &&
+                  std::has_single_bit(static_cast<unsigned>(block_tokens)),
               "block_tokens {}", block_tokens);
   KvCacheSpec spec;
   spec.block_tokens = block_tokens;

@@ -1,4 +1,5 @@
-// KvCacheSpec: what one KV block holds, and how many bytes that is. The only place that counts them.
+// KvCacheSpec: what one KV block holds, and how many bytes that is. The only place that counts
+// them.
 //
 // bytes per token = sum over layers of kv_heads * (key_dim + value_dim) * bytes per element, the
 // textbook 2 * layers * hidden * bytes with `hidden` replaced by what grouped heads really store.
@@ -33,6 +34,7 @@ struct KvCacheSpec {
 inline constexpr int kDefaultBlockTokens = 32;
 
 // REQUIRES: block_tokens is a power of two from 16 to 256.
-KvCacheSpec make_kv_cache_spec(const std::vector<KvLayerShape>& layers, KvFormat format, int block_tokens);
+KvCacheSpec make_kv_cache_spec(const std::vector<KvLayerShape>& layers, KvFormat format,
+                               int block_tokens);
 
 }  // namespace quipu

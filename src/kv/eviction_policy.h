@@ -33,7 +33,8 @@ std::unique_ptr<EvictionPolicy> make_lru_policy();
 // A block deep in a long prompt costs more to recompute: its attention reads everything before it.
 // SOURCE: Cao & Irani 1997 (GreedyDual-Size), Cherkasova 1998 (with frequency); every block has the
 // same size, so size drops out.
-// `attention_tokens`: the depth at which attention costs as much as the linear layers. UNITS: tokens.
+// `attention_tokens`: the depth at which attention costs as much as the linear layers. UNITS:
+// tokens.
 std::unique_ptr<EvictionPolicy> make_cost_policy(double attention_tokens);
 
 // By name; nothing when unknown.

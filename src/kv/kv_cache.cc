@@ -15,10 +15,13 @@ int64_t KvCache::match_length(const SequenceKv& sequence, std::span<const TokenI
   return index_.match(index_.root(sequence.salt), tokens).tokens;
 }
 
-void KvCache::begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max, std::vector<BlockCopy>& copies) {
-  QUIPU_CHECK(sequence.table.num_blocks() == 0 && sequence.path.empty(), "begin of a sequence that holds blocks");
+void KvCache::begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
+                    std::vector<BlockCopy>& copies) {
+  QUIPU_CHECK(sequence.table.num_blocks() == 0 && sequence.path.empty(),
+              "begin of a sequence that holds blocks");
   if (!config_.publish) return;
-  const std::span<const TokenId> wanted = tokens.first(static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
+  const std::span<const TokenId> wanted = tokens.first(
+      static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
   const PrefixIndex::Match match = index_.match(index_.root(sequence.salt), wanted);
   ++counters_.lookups;
   counters_.tokens_looked_up += static_cast<int64_t>(tokens.size());
@@ -29,15 +32,18 @@ void KvCache::begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64
     sequence.path.push_back(node);
   }
   counters_.blocks_shared += static_cast<int64_t>(match.path.size());
-  if (match.partial.has_value()) take_partial(sequence, *match.partial, match.partial_tokens, copies);
+  if (match.partial.has_value())
+    take_partial(sequence, *match.partial, match.partial_tokens, copies);
   counters_.tokens_reused += sequence.table.num_tokens();
   counters_.lookups_hit += sequence.table.num_tokens() > 0;
 }
 
 // The first `tokens` tokens of a node: its block, when it is a tail that ends there; else a copy.
 // Without a block for the copy they are computed again.
-void KvCache::take_partial(SequenceKv& sequence, NodeId node, int tokens, std::vector<BlockCopy>& copies) {
-  if (index_.is_tail(node) && static_cast<int>(index_.tokens(node).size()) == tokens && !index_.is_pinned(node)) {
+void KvCache::take_partial(SequenceKv& sequence, NodeId node, int tokens,
+                           std::vector<BlockCopy>& copies) {
+  if (index_.is_tail(node) && static_cast<int>(index_.tokens(node).size()) == tokens &&
+      !index_.is_pinned(node)) {
     sequence.table.push_part(index_.take_tail(node), tokens);
     ++counters_.tails_taken;
     return;
@@ -82,8 +88,10 @@ void KvCache::publish_full_blocks(SequenceKv& sequence, std::span<const TokenId>
   const int block = config_.block_tokens;
   const int full = static_cast<int>(sequence.table.num_tokens() / block);
   for (int i = static_cast<int>(sequence.path.size()); i < full; ++i) {
-    const std::span<const TokenId> part = tokens.subspan(static_cast<size_t>(i) * static_cast<size_t>(block), static_cast<size_t>(block));
-    const PrefixIndex::Inserted inserted = index_.insert(last_node(sequence), part, sequence.table.share(i), sequence.retention);
+    const std::span<const TokenId> part = tokens.subspan(
+        static_cast<size_t>(i) * static_cast<size_t>(block), static_cast<size_t>(block));
+    const PrefixIndex::Inserted inserted =
+        index_.insert(last_node(sequence), part, sequence.table.share(i), sequence.retention);
     if (inserted.folded) {
       sequence.table.replace(i, index_.share_block(inserted.node));
       ++counters_.blocks_folded;
@@ -99,16 +107,19 @@ void KvCache::release(SequenceKv& sequence, std::span<const TokenId> tokens) {
   const int64_t rest = sequence.table.num_tokens() - closed;
   if (config_.publish && rest > 0) {
     const NodeId parent = last_node(sequence);
-    index_.insert_tail(parent, tokens.subspan(static_cast<size_t>(closed), static_cast<size_t>(rest)),
-                       sequence.table.share(static_cast<int>(sequence.path.size())), sequence.retention);
+    index_.insert_tail(
+        parent, tokens.subspan(static_cast<size_t>(closed), static_cast<size_t>(rest)),
+        sequence.table.share(static_cast<int>(sequence.path.size())), sequence.retention);
   }
   sequence.table.clear();
-  for (auto node = sequence.path.rbegin(); node != sequence.path.rend(); ++node) index_.release(*node);
+  for (auto node = sequence.path.rbegin(); node != sequence.path.rend(); ++node)
+    index_.release(*node);
   sequence.path.clear();
 }
 
 bool KvCache::truncate(SequenceKv& sequence, int64_t count, std::vector<BlockCopy>& copies) {
-  QUIPU_CHECK(count >= 0 && count <= sequence.table.num_tokens(), "truncate to {} of {}", count, sequence.table.num_tokens());
+  QUIPU_CHECK(count >= 0 && count <= sequence.table.num_tokens(), "truncate to {} of {}", count,
+              sequence.table.num_tokens());
   const int whole = static_cast<int>(count / config_.block_tokens);
   const int part = static_cast<int>(count % config_.block_tokens);
   const bool cuts_closed_block = part > 0 && whole < static_cast<int>(sequence.path.size());
@@ -134,7 +145,8 @@ bool KvCache::truncate(SequenceKv& sequence, int64_t count, std::vector<BlockCop
 }
 
 bool KvCache::fork(const SequenceKv& source, SequenceKv& fork, std::vector<BlockCopy>& copies) {
-  QUIPU_CHECK(fork.table.num_blocks() == 0 && fork.path.empty(), "fork into a sequence that holds blocks");
+  QUIPU_CHECK(fork.table.num_blocks() == 0 && fork.path.empty(),
+              "fork into a sequence that holds blocks");
   const int whole = static_cast<int>(source.table.num_tokens() / config_.block_tokens);
   const int part = static_cast<int>(source.table.num_tokens() % config_.block_tokens);
   if (part > 0 && !make_room(1)) return false;
@@ -169,8 +181,10 @@ void KvCache::check_invariants() const {
   pool_.check_invariants();
   index_.check_invariants();
   const KvBlockStates states = block_states();
-  QUIPU_CHECK(states.open >= 0 && states.closed >= 0, "{} open and {} closed blocks", states.open, states.closed);
-  QUIPU_CHECK(states.free + states.open + states.closed + states.cached == pool_.total_blocks(), "block states do not add up");
+  QUIPU_CHECK(states.open >= 0 && states.closed >= 0, "{} open and {} closed blocks", states.open,
+              states.closed);
+  QUIPU_CHECK(states.free + states.open + states.closed + states.cached == pool_.total_blocks(),
+              "block states do not add up");
 }
 
 }  // namespace quipu

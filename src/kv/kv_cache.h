@@ -4,16 +4,18 @@
 // Life of a sequence's keys and values:
 //
 //   begin    the longest cached beginning is found: whole blocks are shared, a tail that matches to
-//            its end is taken over, any other part of a block is copied (a BlockCopy for the backend)
+//            its end is taken over, any other part of a block is copied (a BlockCopy for the
+//            backend)
 //   reserve  blocks for the tokens of the next step; cached ones are evicted when none are free
-//   append   tokens were computed; blocks that became full close: they are hashed and published, and
+//   append   tokens were computed; blocks that became full close: they are hashed and published,
+//   and
 //            a block computed twice is folded into the one that was first
 //   release  the sequence ends, or is preempted: what it computed stays, evictable
 //
-// Block states, derived from who holds a block: `free` in the pool; `open` in a table alone; `closed`
-// in the index and in at least one table; `cached` in the index alone.
-// Invariant: free + open + closed + cached == total.
-// Bookkeeping only: no KV byte is touched. THREADS: engine thread only.
+// Block states, derived from who holds a block: `free` in the pool; `open` in a table alone;
+// `closed` in the index and in at least one table; `cached` in the index alone. Invariant: free +
+// open + closed + cached == total. Bookkeeping only: no KV byte is touched. THREADS: engine thread
+// only.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +24,8 @@
 #include <string>
 #include <vector>
 
-#include "base/clock.h"
 #include "backend/backend.h"
+#include "base/clock.h"
 #include "kv/block_pool.h"
 #include "kv/block_table.h"
 #include "kv/prefix_index.h"
@@ -33,9 +35,9 @@ namespace quipu {
 struct KvCacheConfig {
   int total_blocks = 0;
   int block_tokens = 0;
-  std::string fingerprint;       // of model, rope and KV format: part of every key
-  std::string policy = "cost";   // REQUIRES: known to make_eviction_policy()
-  bool publish = true;           // false: nothing is shared or kept
+  std::string fingerprint;      // of model, rope and KV format: part of every key
+  std::string policy = "cost";  // REQUIRES: known to make_eviction_policy()
+  bool publish = true;          // false: nothing is shared or kept
 };
 
 // A sequence's part of the cache. Moves with the sequence; empty between release and begin.
@@ -75,7 +77,8 @@ class KvCache {
   int64_t match_length(const SequenceKv& sequence, std::span<const TokenId> tokens);
 
   // Starts an empty sequence from the cache, with at most `reuse_max` tokens.
-  void begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max, std::vector<BlockCopy>& copies);
+  void begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
+             std::vector<BlockCopy>& copies);
 
   // Room for `tokens` tokens in all. False, and nothing taken, when that would need blocks that
   // running sequences hold.
@@ -95,7 +98,8 @@ class KvCache {
 
   // Starts `fork` from all that `source` has: closed blocks shared, the open one copied.
   // False, and nothing changed, when there is no block for the copy. REQUIRES: fork is empty.
-  [[nodiscard]] bool fork(const SequenceKv& source, SequenceKv& fork, std::vector<BlockCopy>& copies);
+  [[nodiscard]] bool fork(const SequenceKv& source, SequenceKv& fork,
+                          std::vector<BlockCopy>& copies);
 
   // Evicts everything that no sequence holds.
   void clear();

@@ -25,7 +25,11 @@ struct TestSequence {
 class CacheModel {
  public:
   CacheModel(int blocks, const std::string& policy)
-      : cache({.total_blocks = blocks, .block_tokens = kBlock, .fingerprint = "test", .policy = policy}, clock),
+      : cache({.total_blocks = blocks,
+               .block_tokens = kBlock,
+               .fingerprint = "test",
+               .policy = policy},
+              clock),
         slots_(static_cast<size_t>(blocks) * kBlock, -1) {}
 
   int64_t begin(TestSequence& sequence, int64_t reuse_max) {
@@ -39,8 +43,10 @@ class CacheModel {
     const int64_t begin = sequence.kv.table.num_tokens();
     if (!cache.reserve(sequence.kv, begin + count)) return false;
     for (int64_t p = begin; p < begin + count; ++p) {
-      EXPECT_FALSE(sequence.kv.table.block_is_shared(static_cast<int>(p / kBlock))) << "a write into a shared block";
-      slots_[static_cast<size_t>(sequence.kv.table.slot(p))] = sequence.tokens[static_cast<size_t>(p)];
+      EXPECT_FALSE(sequence.kv.table.block_is_shared(static_cast<int>(p / kBlock)))
+          << "a write into a shared block";
+      slots_[static_cast<size_t>(sequence.kv.table.slot(p))] =
+          sequence.tokens[static_cast<size_t>(p)];
     }
     cache.append(sequence.kv, sequence.tokens, count);
     return true;
@@ -64,7 +70,9 @@ class CacheModel {
 
   void check(const TestSequence& sequence) const {
     for (int64_t p = 0; p < sequence.kv.table.num_tokens(); ++p) {
-      ASSERT_EQ(slots_[static_cast<size_t>(sequence.kv.table.slot(p))], sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
+      ASSERT_EQ(slots_[static_cast<size_t>(sequence.kv.table.slot(p))],
+                sequence.tokens[static_cast<size_t>(p)])
+          << "position " << p;
     }
   }
 
@@ -74,7 +82,8 @@ class CacheModel {
  private:
   void perform(const std::vector<BlockCopy>& copies) {
     for (const BlockCopy& copy : copies) {
-      std::copy_n(slots_.begin() + copy.from.value() * kBlock, kBlock, slots_.begin() + copy.to.value() * kBlock);
+      std::copy_n(slots_.begin() + copy.from.value() * kBlock, kBlock,
+                  slots_.begin() + copy.to.value() * kBlock);
     }
   }
 
@@ -107,22 +116,30 @@ TEST_P(KvCacheRandom, EverySequenceFindsItsTokensWhateverHappens) {
     const uint64_t action = random.next_below(10);
     const size_t pick = live.empty() ? 0 : random.next_below(live.size());
     if (live.empty() || (action == 0 && live.size() < 8)) {
-      auto sequence = std::make_unique<TestSequence>(random_tokens(random, 1 + random.next_below(200)));
+      auto sequence =
+          std::make_unique<TestSequence>(random_tokens(random, 1 + random.next_below(200)));
       sequence->kv.salt = kSalts[random.next_below(2)];
-      if (random.next_below(10) == 0) sequence->kv.retention.expires_ns = model.clock.now_ns() + 500;
+      if (random.next_below(10) == 0)
+        sequence->kv.retention.expires_ns = model.clock.now_ns() + 500;
       sequence->kv.retention.priority = static_cast<int>(random.next_below(2));
-      const int64_t expected = model.cache.match_length(sequence->kv, std::span(sequence->tokens).first(sequence->tokens.size() - 1));
-      const int64_t reused = model.begin(*sequence, static_cast<int64_t>(sequence->tokens.size()) - 1);
+      const int64_t expected = model.cache.match_length(
+          sequence->kv, std::span(sequence->tokens).first(sequence->tokens.size() - 1));
+      const int64_t reused =
+          model.begin(*sequence, static_cast<int64_t>(sequence->tokens.size()) - 1);
       ASSERT_LE(reused, expected);
       ASSERT_GE(reused, expected / kBlock * kBlock);  // only a copy can fail, for want of a block
       live.push_back(std::move(sequence));
     } else if (action < 6) {
       TestSequence& sequence = *live[pick];
-      const int64_t left = static_cast<int64_t>(sequence.tokens.size()) - sequence.kv.table.num_tokens();
-      if (left > 0) model.compute(sequence, 1 + static_cast<int64_t>(random.next_below(static_cast<uint64_t>(std::min<int64_t>(left, 40)))));
+      const int64_t left =
+          static_cast<int64_t>(sequence.tokens.size()) - sequence.kv.table.num_tokens();
+      if (left > 0)
+        model.compute(sequence, 1 + static_cast<int64_t>(random.next_below(
+                                        static_cast<uint64_t>(std::min<int64_t>(left, 40)))));
     } else if (action == 6) {
       TestSequence& sequence = *live[pick];
-      const int64_t keep = static_cast<int64_t>(random.next_below(static_cast<uint64_t>(sequence.kv.table.num_tokens()) + 1));
+      const int64_t keep = static_cast<int64_t>(
+          random.next_below(static_cast<uint64_t>(sequence.kv.table.num_tokens()) + 1));
       if (model.truncate(sequence, keep)) {
         sequence.tokens.resize(static_cast<size_t>(keep));
         for (const TokenId token : random_tokens(random, 30)) sequence.tokens.push_back(token);
@@ -166,11 +183,15 @@ TEST(KvCache, TheMatchIsTheLongestTokenForToken) {
     int64_t longest = 0;
     for (const auto& other : kept) {
       const auto limit = static_cast<ptrdiff_t>(std::min(other.size(), sequence.tokens.size()));
-      longest = std::max<int64_t>(longest, std::mismatch(other.begin(), other.begin() + limit, sequence.tokens.begin()).first - other.begin());
+      longest = std::max<int64_t>(
+          longest,
+          std::mismatch(other.begin(), other.begin() + limit, sequence.tokens.begin()).first -
+              other.begin());
     }
     ASSERT_EQ(model.cache.match_length(sequence.kv, sequence.tokens), longest);
     model.begin(sequence, static_cast<int64_t>(sequence.tokens.size()) - 1);
-    ASSERT_TRUE(model.compute(sequence, static_cast<int64_t>(sequence.tokens.size()) - sequence.kv.table.num_tokens()));
+    ASSERT_TRUE(model.compute(
+        sequence, static_cast<int64_t>(sequence.tokens.size()) - sequence.kv.table.num_tokens()));
     model.check(sequence);
     model.release(sequence);
     kept.push_back(sequence.tokens);
@@ -186,7 +207,8 @@ std::vector<TokenId> run_of(TokenId first, size_t count) {
 
 void compute_and_release(CacheModel& model, TestSequence& sequence) {
   model.begin(sequence, static_cast<int64_t>(sequence.tokens.size()) - 1);
-  ASSERT_TRUE(model.compute(sequence, static_cast<int64_t>(sequence.tokens.size()) - sequence.kv.table.num_tokens()));
+  ASSERT_TRUE(model.compute(
+      sequence, static_cast<int64_t>(sequence.tokens.size()) - sequence.kv.table.num_tokens()));
   model.release(sequence);
 }
 
@@ -247,7 +269,9 @@ TEST(KvCache, LruAndPriorityDecideWhoGoes) {
   compute_and_release(model, recent);
   TestSequence newcomer(run_of(300, 16));
   compute_and_release(model, newcomer);
-  const auto cached = [&](const TestSequence& s) { return model.cache.match_length(s.kv, s.tokens); };
+  const auto cached = [&](const TestSequence& s) {
+    return model.cache.match_length(s.kv, s.tokens);
+  };
   EXPECT_EQ(cached(precious), 16);
   EXPECT_EQ(cached(old), 0);
   EXPECT_EQ(cached(recent), 16);
@@ -269,7 +293,8 @@ TEST(KvCache, PinnedBlocksStayAndARequestThatCannotFitEvictsNothing) {
   CacheModel model(4, "lru");
   TestSequence pinned(run_of(0, 32)), cached(run_of(100, 16));
   compute_and_release(model, pinned);
-  const PrefixIndex::Match match = model.cache.index().match(model.cache.index().root(""), pinned.tokens);
+  const PrefixIndex::Match match =
+      model.cache.index().match(model.cache.index().root(""), pinned.tokens);
   model.cache.index().pin(match.path.back());
   compute_and_release(model, cached);
   TestSequence large(run_of(200, 80));

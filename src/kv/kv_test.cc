@@ -10,13 +10,16 @@ namespace quipu {
 namespace {
 
 TEST(CacheSpec, CountsTheTextbookBytes) {
-  // Published shapes: bytes per token in KiB (bf16). Llama-2-7B, Llama-3-8B, Qwen3-0.6B, Llama-3.2-1B.
+  // Published shapes: bytes per token in KiB (bf16). Llama-2-7B, Llama-3-8B, Qwen3-0.6B,
+  // Llama-3.2-1B.
   struct Case {
     int layers, kv_heads, head_dim;
     double kib;
   };
-  for (const Case& c : {Case{32, 32, 128, 512}, Case{32, 8, 128, 128}, Case{28, 8, 128, 112}, Case{16, 8, 64, 32}}) {
-    const std::vector<KvLayerShape> layers(static_cast<size_t>(c.layers), {c.kv_heads, c.head_dim, c.head_dim});
+  for (const Case& c : {Case{32, 32, 128, 512}, Case{32, 8, 128, 128}, Case{28, 8, 128, 112},
+                        Case{16, 8, 64, 32}}) {
+    const std::vector<KvLayerShape> layers(static_cast<size_t>(c.layers),
+                                           {c.kv_heads, c.head_dim, c.head_dim});
     const KvCacheSpec spec = make_kv_cache_spec(layers, KvFormat::kBF16, 32);
     EXPECT_EQ(static_cast<double>(spec.bytes_per_token()) / 1024, c.kib);
     EXPECT_EQ(spec.block_bytes, 32 * spec.bytes_per_token());  // nothing padded at these sizes

@@ -18,8 +18,11 @@ int common_prefix(std::span<const TokenId> a, std::span<const TokenId> b) {
 
 }  // namespace
 
-PrefixIndex::PrefixIndex(int block_tokens, std::string fingerprint, std::unique_ptr<EvictionPolicy> policy)
-    : block_tokens_(block_tokens), fingerprint_(std::move(fingerprint)), policy_(std::move(policy)) {
+PrefixIndex::PrefixIndex(int block_tokens, std::string fingerprint,
+                         std::unique_ptr<EvictionPolicy> policy)
+    : block_tokens_(block_tokens),
+      fingerprint_(std::move(fingerprint)),
+      policy_(std::move(policy)) {
   QUIPU_CHECK(block_tokens > 0 && policy_ != nullptr, "an index needs blocks and a policy");
 }
 
@@ -38,11 +41,13 @@ std::span<const TokenId> PrefixIndex::tokens(NodeId node) const {
   return {token_slots(node.value()), static_cast<size_t>(nodes_[index(node)].num_tokens)};
 }
 
-PrefixIndex::ChildKey PrefixIndex::child_key(int32_t parent, std::span<const TokenId> tokens) const {
+PrefixIndex::ChildKey PrefixIndex::child_key(int32_t parent,
+                                             std::span<const TokenId> tokens) const {
   return {parent, XXH3_64bits(tokens.data(), tokens.size_bytes())};
 }
 
-std::optional<NodeId> PrefixIndex::find_closed_child(NodeId parent, std::span<const TokenId> tokens) const {
+std::optional<NodeId> PrefixIndex::find_closed_child(NodeId parent,
+                                                     std::span<const TokenId> tokens) const {
   const auto found = closed_children_.find(child_key(parent.value(), tokens));
   if (found == closed_children_.end()) return std::nullopt;
   const NodeId child(found->second);
@@ -51,11 +56,14 @@ std::optional<NodeId> PrefixIndex::find_closed_child(NodeId parent, std::span<co
   return child;
 }
 
-// The child with the most first tokens in common, and how many. SHAPE: {kNone, 0} when none has any.
-std::pair<int32_t, int> PrefixIndex::best_partial_child(NodeId parent, std::span<const TokenId> wanted) const {
+// The child with the most first tokens in common, and how many. SHAPE: {kNone, 0} when none has
+// any.
+std::pair<int32_t, int> PrefixIndex::best_partial_child(NodeId parent,
+                                                        std::span<const TokenId> wanted) const {
   std::pair<int32_t, int> best = {kNone, 0};
   if (wanted.empty()) return best;
-  for (int32_t child = nodes_[index(parent)].first_child; child != kNone; child = nodes_[static_cast<size_t>(child)].next_sibling) {
+  for (int32_t child = nodes_[index(parent)].first_child; child != kNone;
+       child = nodes_[static_cast<size_t>(child)].next_sibling) {
     if (token_slots(child)[0] != wanted.front()) continue;
     const int common = common_prefix(tokens(NodeId(child)), wanted);
     if (common > best.second) best = {child, common};
@@ -89,7 +97,8 @@ BlockRef PrefixIndex::share_block(NodeId node) const { return nodes_[index(node)
 // ---- holding, and the order of eviction ----
 
 bool PrefixIndex::evictable(const Node& node) const {
-  return node.live && node.num_tokens > 0 && node.first_child == kNone && node.holders == 0 && node.pins == 0;
+  return node.live && node.num_tokens > 0 && node.first_child == kNone && node.holders == 0 &&
+         node.pins == 0;
 }
 
 PrefixIndex::OrderKey PrefixIndex::order_key(int32_t node) const {
@@ -104,7 +113,8 @@ void PrefixIndex::change_node(NodeId node, Change&& change) {
   if (evictable(n)) order_.erase(order_key(node.value()));
   change(n);
   if (evictable(n)) order_.insert(order_key(node.value()));
-  num_cached_ += static_cast<int>(n.num_tokens > 0 && n.holders == 0) - static_cast<int>(was_cached);
+  num_cached_ +=
+      static_cast<int>(n.num_tokens > 0 && n.holders == 0) - static_cast<int>(was_cached);
 }
 
 void PrefixIndex::touch(NodeId node) {
@@ -139,7 +149,8 @@ void PrefixIndex::unpin(NodeId node) {
 
 // ---- growing and shrinking ----
 
-NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, BlockRef block, const Retention& retention) {
+NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+                             const Retention& retention) {
   if (unused_.empty()) {
     unused_.push_back(static_cast<int32_t>(nodes_.size()));
     nodes_.emplace_back();
@@ -153,7 +164,8 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, Blo
       Node& n = at(id);
       n.parent = parent.value();
       n.next_sibling = p.first_child;
-      if (p.first_child != kNone) nodes_[static_cast<size_t>(p.first_child)].previous_sibling = id.value();
+      if (p.first_child != kNone)
+        nodes_[static_cast<size_t>(p.first_child)].previous_sibling = id.value();
       p.first_child = id.value();
     });
   }
@@ -173,7 +185,8 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, Blo
     node.worth = policy_->worth({.sequence_number = ++uses_, .position = node.position, .hits = 0});
   });
   if (n.expires_ns.has_value()) expiring_.insert({*n.expires_ns, id.value()});
-  if (n.num_tokens == block_tokens_) closed_children_.emplace(child_key(parent.value(), tokens), id.value());
+  if (n.num_tokens == block_tokens_)
+    closed_children_.emplace(child_key(parent.value(), tokens), id.value());
   num_nodes_ += n.num_tokens > 0;
   return id;
 }
@@ -181,12 +194,15 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, Blo
 // REQUIRES: no children, no holders.
 void PrefixIndex::remove_node(NodeId node) {
   Node& n = at(node);
-  QUIPU_CHECK(n.live && n.first_child == kNone && n.holders == 0, "removing node {} in use", node.value());
+  QUIPU_CHECK(n.live && n.first_child == kNone && n.holders == 0, "removing node {} in use",
+              node.value());
   if (n.num_tokens == block_tokens_) closed_children_.erase(child_key(n.parent, tokens(node)));
   if (n.expires_ns.has_value()) expiring_.erase({*n.expires_ns, node.value()});
   if (evictable(n)) order_.erase(order_key(node.value()));
-  if (n.previous_sibling != kNone) nodes_[static_cast<size_t>(n.previous_sibling)].next_sibling = n.next_sibling;
-  if (n.next_sibling != kNone) nodes_[static_cast<size_t>(n.next_sibling)].previous_sibling = n.previous_sibling;
+  if (n.previous_sibling != kNone)
+    nodes_[static_cast<size_t>(n.previous_sibling)].next_sibling = n.next_sibling;
+  if (n.next_sibling != kNone)
+    nodes_[static_cast<size_t>(n.next_sibling)].previous_sibling = n.previous_sibling;
   change_node(NodeId(n.parent), [&](Node& p) {
     if (p.first_child == node.value()) p.first_child = n.next_sibling;
   });
@@ -196,8 +212,10 @@ void PrefixIndex::remove_node(NodeId node) {
   unused_.push_back(node.value());
 }
 
-PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens, BlockRef block, const Retention& retention) {
-  QUIPU_CHECK(static_cast<int>(tokens.size()) == block_tokens_, "insert of {} tokens", tokens.size());
+PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens,
+                                          BlockRef block, const Retention& retention) {
+  QUIPU_CHECK(static_cast<int>(tokens.size()) == block_tokens_, "insert of {} tokens",
+              tokens.size());
   if (const std::optional<NodeId> equal = find_closed_child(parent, tokens)) {
     touch(*equal);
     acquire(*equal);
@@ -205,7 +223,8 @@ PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId
   }
   // A tail that these tokens extend has nothing left to offer.
   const auto [child, common] = best_partial_child(parent, tokens);
-  if (child != kNone && common == nodes_[static_cast<size_t>(child)].num_tokens && nodes_[static_cast<size_t>(child)].pins == 0) {
+  if (child != kNone && common == nodes_[static_cast<size_t>(child)].num_tokens &&
+      nodes_[static_cast<size_t>(child)].pins == 0) {
     remove_node(NodeId(child));
   }
   const NodeId node = new_node(parent, tokens, std::move(block), retention);
@@ -213,14 +232,18 @@ PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId
   return {node, false};
 }
 
-void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens, BlockRef block, const Retention& retention) {
-  QUIPU_CHECK(!tokens.empty() && static_cast<int>(tokens.size()) < block_tokens_, "a tail of {} tokens", tokens.size());
+void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+                              const Retention& retention) {
+  QUIPU_CHECK(!tokens.empty() && static_cast<int>(tokens.size()) < block_tokens_,
+              "a tail of {} tokens", tokens.size());
   const auto [child, common] = best_partial_child(parent, tokens);
-  if (child != kNone && common == static_cast<int>(tokens.size())) {  // already there, perhaps longer
+  if (child != kNone &&
+      common == static_cast<int>(tokens.size())) {  // already there, perhaps longer
     touch(NodeId(child));
     return;
   }
-  if (child != kNone && common == nodes_[static_cast<size_t>(child)].num_tokens && nodes_[static_cast<size_t>(child)].pins == 0) {
+  if (child != kNone && common == nodes_[static_cast<size_t>(child)].num_tokens &&
+      nodes_[static_cast<size_t>(child)].pins == 0) {
     remove_node(NodeId(child));
   }
   new_node(parent, tokens, std::move(block), retention);
@@ -263,8 +286,9 @@ void PrefixIndex::clear() {
 size_t PrefixIndex::index_bytes() const {
   constexpr size_t kMapNodeBytes = sizeof(ChildKey) + sizeof(int32_t) + 3 * sizeof(void*);
   constexpr size_t kSetNodeBytes = sizeof(OrderKey) + 4 * sizeof(void*);
-  return nodes_.capacity() * sizeof(Node) + tokens_.capacity() * sizeof(TokenId) + closed_children_.size() * kMapNodeBytes +
-         closed_children_.bucket_count() * sizeof(void*) + (order_.size() + expiring_.size()) * kSetNodeBytes;
+  return nodes_.capacity() * sizeof(Node) + tokens_.capacity() * sizeof(TokenId) +
+         closed_children_.size() * kMapNodeBytes + closed_children_.bucket_count() * sizeof(void*) +
+         (order_.size() + expiring_.size()) * kSetNodeBytes;
 }
 
 void PrefixIndex::check_invariants() const {
@@ -278,12 +302,16 @@ void PrefixIndex::check_invariants() const {
     cached += n.holders == 0;
     QUIPU_CHECK(n.block.valid(), "node {} has no block", i);
     const Node& parent = nodes_[static_cast<size_t>(n.parent)];
-    QUIPU_CHECK(parent.live && (parent.num_tokens == 0 || parent.num_tokens == block_tokens_), "node {} hangs under a tail", i);
-    QUIPU_CHECK(parent.num_tokens == 0 || parent.holders >= n.holders, "node {} has more holders than its parent", i);
-    if (n.num_tokens < block_tokens_) QUIPU_CHECK(n.first_child == kNone && n.holders == 0, "tail {} is in use", i);
+    QUIPU_CHECK(parent.live && (parent.num_tokens == 0 || parent.num_tokens == block_tokens_),
+                "node {} hangs under a tail", i);
+    QUIPU_CHECK(parent.num_tokens == 0 || parent.holders >= n.holders,
+                "node {} has more holders than its parent", i);
+    if (n.num_tokens < block_tokens_)
+      QUIPU_CHECK(n.first_child == kNone && n.holders == 0, "tail {} is in use", i);
     for (int32_t s = n.next_sibling; s != kNone; s = nodes_[static_cast<size_t>(s)].next_sibling) {
       const int common = common_prefix(tokens(NodeId(id)), tokens(NodeId(s)));
-      QUIPU_CHECK(n.pins + nodes_[static_cast<size_t>(s)].pins > 0 || common < std::min(n.num_tokens, nodes_[static_cast<size_t>(s)].num_tokens),
+      QUIPU_CHECK(n.pins + nodes_[static_cast<size_t>(s)].pins > 0 ||
+                      common < std::min(n.num_tokens, nodes_[static_cast<size_t>(s)].num_tokens),
                   "siblings {} and {} overlap", i, s);
     }
     if (evictable(n)) {
@@ -291,8 +319,10 @@ void PrefixIndex::check_invariants() const {
       QUIPU_CHECK(order_.contains(order_key(id)), "node {} is missing in the eviction order", i);
     }
   }
-  QUIPU_CHECK(evictable_nodes == order_.size(), "{} nodes in the order, {} evictable", order_.size(), evictable_nodes);
-  QUIPU_CHECK(live_nodes == num_nodes_ && cached == num_cached_, "counts {} {} and {} {}", live_nodes, num_nodes_, cached, num_cached_);
+  QUIPU_CHECK(evictable_nodes == order_.size(), "{} nodes in the order, {} evictable",
+              order_.size(), evictable_nodes);
+  QUIPU_CHECK(live_nodes == num_nodes_ && cached == num_cached_, "counts {} {} and {} {}",
+              live_nodes, num_nodes_, cached, num_cached_);
 }
 
 }  // namespace quipu

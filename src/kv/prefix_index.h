@@ -60,10 +60,10 @@ class PrefixIndex {
   NodeId root(std::string_view salt);
 
   struct Match {
-    std::vector<NodeId> path;        // closed nodes that match whole, from the root's child down
-    std::optional<NodeId> partial;   // a child of the last one of which the first tokens match
+    std::vector<NodeId> path;       // closed nodes that match whole, from the root's child down
+    std::optional<NodeId> partial;  // a child of the last one of which the first tokens match
     int partial_tokens = 0;
-    int64_t tokens = 0;              // path.size() * block_tokens + partial_tokens
+    int64_t tokens = 0;  // path.size() * block_tokens + partial_tokens
   };
   // The longest cached beginning of `tokens`. Changes nothing.
   Match match(NodeId root, std::span<const TokenId> tokens) const;
@@ -86,14 +86,17 @@ class PrefixIndex {
     NodeId node;
     bool folded = false;
   };
-  Inserted insert(NodeId parent, std::span<const TokenId> tokens, BlockRef block, const Retention& retention);
+  Inserted insert(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+                  const Retention& retention);
 
-  // Leaves the unfilled last block of a finished sequence under `parent`. Dropped when its tokens are
-  // a prefix of what is there; a tail that it extends is replaced.
-  // REQUIRES: 0 < tokens.size() < block_tokens.
-  void insert_tail(NodeId parent, std::span<const TokenId> tokens, BlockRef block, const Retention& retention);
+  // Leaves the unfilled last block of a finished sequence under `parent`. Dropped when its tokens
+  // are a prefix of what is there; a tail that it extends is replaced. REQUIRES: 0 < tokens.size()
+  // < block_tokens.
+  void insert_tail(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+                   const Retention& retention);
 
-  // Takes a tail out of the index, so that a sequence can go on writing in its block without a copy.
+  // Takes a tail out of the index, so that a sequence can go on writing in its block without a
+  // copy.
   BlockRef take_tail(NodeId tail);
   bool is_tail(NodeId node) const { return nodes_[index(node)].num_tokens < block_tokens_; }
 
@@ -102,8 +105,8 @@ class PrefixIndex {
   void pin(NodeId node);
   void unpin(NodeId node);
 
-  // Evicts the least worthy leaf and gives its block back. `keep` is passed over. False when nothing
-  // can go.
+  // Evicts the least worthy leaf and gives its block back. `keep` is passed over. False when
+  // nothing can go.
   bool evict_one(int64_t now_ns, std::optional<NodeId> keep = std::nullopt);
   // Evicts everything that nobody holds or pinned.
   void clear();
@@ -139,15 +142,22 @@ class PrefixIndex {
     bool operator==(const ChildKey&) const = default;
   };
   struct ChildKeyHash {
-    size_t operator()(const ChildKey& key) const noexcept { return key.hash ^ (static_cast<uint64_t>(key.parent) * 0x9E3779B97F4A7C15ull); }
+    size_t operator()(const ChildKey& key) const noexcept {
+      return key.hash ^ (static_cast<uint64_t>(key.parent) * 0x9E3779B97F4A7C15ull);
+    }
   };
 
   static size_t index(NodeId node) { return static_cast<size_t>(node.value()); }
   Node& at(NodeId node) { return nodes_[index(node)]; }
-  TokenId* token_slots(int32_t node) { return tokens_.data() + static_cast<size_t>(node) * static_cast<size_t>(block_tokens_); }
-  const TokenId* token_slots(int32_t node) const { return tokens_.data() + static_cast<size_t>(node) * static_cast<size_t>(block_tokens_); }
+  TokenId* token_slots(int32_t node) {
+    return tokens_.data() + static_cast<size_t>(node) * static_cast<size_t>(block_tokens_);
+  }
+  const TokenId* token_slots(int32_t node) const {
+    return tokens_.data() + static_cast<size_t>(node) * static_cast<size_t>(block_tokens_);
+  }
 
-  NodeId new_node(NodeId parent, std::span<const TokenId> tokens, BlockRef block, const Retention& retention);
+  NodeId new_node(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+                  const Retention& retention);
   void remove_node(NodeId node);
   std::optional<NodeId> find_closed_child(NodeId parent, std::span<const TokenId> tokens) const;
   std::pair<int32_t, int> best_partial_child(NodeId parent, std::span<const TokenId> tokens) const;

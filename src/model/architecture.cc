@@ -24,7 +24,8 @@ Result<const Architecture*> find_architecture(const Metadata& metadata) {
     supported += supported.empty() ? "" : ", ";
     supported += architecture.name;
   }
-  return make_error(ErrorCode::kUnsupported, "architecture '{}' is not supported; supported: {}", name, supported);
+  return make_error(ErrorCode::kUnsupported, "architecture '{}' is not supported; supported: {}",
+                    name, supported);
 }
 
 }  // namespace quipu

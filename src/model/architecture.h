@@ -20,7 +20,8 @@ struct Architecture {
 
 std::span<const Architecture> all_architectures();
 
-// ERRORS: kUnsupported with the list of supported architectures; kCorruptData when the key is absent.
+// ERRORS: kUnsupported with the list of supported architectures; kCorruptData when the key is
+// absent.
 Result<const Architecture*> find_architecture(const Metadata& metadata);
 
 // One reader per architecture file.

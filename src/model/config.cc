@@ -12,12 +12,14 @@ constexpr int64_t kDimensionMax = int64_t{1} << 24;
 
 Status check_range(const std::string& key, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return Status::ok_status();
-  return make_error(ErrorCode::kCorruptData, "metadata key '{}' is {}; expected {} to {}", key, value, low, high);
+  return make_error(ErrorCode::kCorruptData, "metadata key '{}' is {}; expected {} to {}", key,
+                    value, low, high);
 }
 
 // An integer key, or the default when it is absent.
-Result<int64_t> read_int(const Metadata& metadata, const std::string& key, std::optional<int64_t> fallback,
-                         int64_t low = 1, int64_t high = kDimensionMax) {
+Result<int64_t> read_int(const Metadata& metadata, const std::string& key,
+                         std::optional<int64_t> fallback, int64_t low = 1,
+                         int64_t high = kDimensionMax) {
   int64_t value = 0;
   if (!metadata.contains(key) && fallback.has_value()) {
     value = *fallback;
@@ -29,12 +31,15 @@ Result<int64_t> read_int(const Metadata& metadata, const std::string& key, std::
 }
 
 // Some writers store one value per layer; quipu takes them when all layers agree.
-Result<int64_t> read_uniform_int(const Metadata& metadata, const std::string& key, std::optional<int64_t> fallback) {
+Result<int64_t> read_uniform_int(const Metadata& metadata, const std::string& key,
+                                 std::optional<int64_t> fallback) {
   if (const auto values = metadata.get_ints(key); values.has_value() && !values->empty()) {
     for (const int64_t value : *values) {
       if (value == values->front()) continue;
-      return make_error(ErrorCode::kUnsupported, "metadata key '{}' differs between layers ({} and {}), which quipu cannot run",
-                        key, values->front(), value);
+      return make_error(
+          ErrorCode::kUnsupported,
+          "metadata key '{}' differs between layers ({} and {}), which quipu cannot run", key,
+          values->front(), value);
     }
     QUIPU_RETURN_IF_ERROR(check_range(key, values->front(), 1, kDimensionMax));
     return values->front();
@@ -44,23 +49,29 @@ Result<int64_t> read_uniform_int(const Metadata& metadata, const std::string& ke
 
 Status read_rope(const Metadata& metadata, const std::string& arch, ModelConfig& config) {
   RopeConfig& rope = config.rope;
-  QUIPU_ASSIGN_OR_RETURN(const int64_t dims,
-                         read_int(metadata, arch + ".rope.dimension_count", config.key_length, 2, config.key_length));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t dims, read_int(metadata, arch + ".rope.dimension_count",
+                                                      config.key_length, 2, config.key_length));
   if (dims % 2 != 0) {
-    return make_error(ErrorCode::kCorruptData, "metadata key '{}.rope.dimension_count' is {}; expected an even number", arch, dims);
+    return make_error(ErrorCode::kCorruptData,
+                      "metadata key '{}.rope.dimension_count' is {}; expected an even number", arch,
+                      dims);
   }
   rope.dims = static_cast<int>(dims);
   rope.theta = metadata.get_double(arch + ".rope.freq_base").value_or(10000);
-  rope.original_context = metadata.get_int(arch + ".rope.scaling.original_context_length").value_or(config.context_length);
+  rope.original_context = metadata.get_int(arch + ".rope.scaling.original_context_length")
+                              .value_or(config.context_length);
   rope.attention_factor = metadata.get_double(arch + ".rope.scaling.attn_factor").value_or(1);
   rope.beta_fast = metadata.get_double(arch + ".rope.scaling.yarn_beta_fast").value_or(32);
   rope.beta_slow = metadata.get_double(arch + ".rope.scaling.yarn_beta_slow").value_or(1);
   rope.factor = metadata.get_double(arch + ".rope.scaling.factor")
                     .value_or(metadata.get_double(arch + ".rope.scale_linear").value_or(1));
-  const std::string type =
-      metadata.get_string(arch + ".rope.scaling.type").value_or(rope.factor == 1 ? "none" : "linear");
-  if (!(rope.theta > 0) || !(rope.factor > 0) || !std::isfinite(rope.theta) || !std::isfinite(rope.factor)) {
-    return make_error(ErrorCode::kCorruptData, "rope base {} and factor {} must be positive numbers", rope.theta, rope.factor);
+  const std::string type = metadata.get_string(arch + ".rope.scaling.type")
+                               .value_or(rope.factor == 1 ? "none" : "linear");
+  if (!(rope.theta > 0) || !(rope.factor > 0) || !std::isfinite(rope.theta) ||
+      !std::isfinite(rope.factor)) {
+    return make_error(ErrorCode::kCorruptData,
+                      "rope base {} and factor {} must be positive numbers", rope.theta,
+                      rope.factor);
   }
   if (type == "none") {
     rope.scaling = RopeScaling::kNone;
@@ -69,9 +80,11 @@ Status read_rope(const Metadata& metadata, const std::string& arch, ModelConfig&
   } else if (type == "yarn") {
     rope.scaling = RopeScaling::kYarn;
   } else {
-    return make_error(ErrorCode::kUnsupported,
-                      "metadata key '{}.rope.scaling.type' is '{}'; quipu knows none, linear and yarn "
-                      "(Llama 3's factors are a tensor)", arch, type);
+    return make_error(
+        ErrorCode::kUnsupported,
+        "metadata key '{}.rope.scaling.type' is '{}'; quipu knows none, linear and yarn "
+        "(Llama 3's factors are a tensor)",
+        arch, type);
   }
   return Status::ok_status();
 }
@@ -85,22 +98,37 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
   config.name = metadata.get_string("general.name").value_or("");
   const auto narrow = [](int64_t value) { return static_cast<int>(value); };
 
-  QUIPU_ASSIGN_OR_RETURN(config.context_length, read_int(metadata, arch + ".context_length", std::nullopt, 1, int64_t{1} << 31));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t embedding, read_int(metadata, arch + ".embedding_length", std::nullopt));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t blocks, read_int(metadata, arch + ".block_count", std::nullopt, 1, 10000));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t heads, read_uniform_int(metadata, arch + ".attention.head_count", std::nullopt));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t heads_kv, read_uniform_int(metadata, arch + ".attention.head_count_kv", heads));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t feed_forward, read_uniform_int(metadata, arch + ".feed_forward_length", 4 * embedding));
+  QUIPU_ASSIGN_OR_RETURN(config.context_length, read_int(metadata, arch + ".context_length",
+                                                         std::nullopt, 1, int64_t{1} << 31));
+  QUIPU_ASSIGN_OR_RETURN(
+      const int64_t window,
+      read_int(metadata, arch + ".attention.sliding_window", 0, 0, int64_t{1} << 31));
+  if (window < config.context_length) config.sliding_window = static_cast<int>(window);
+  QUIPU_ASSIGN_OR_RETURN(const int64_t embedding,
+                         read_int(metadata, arch + ".embedding_length", std::nullopt));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t blocks,
+                         read_int(metadata, arch + ".block_count", std::nullopt, 1, 10000));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t heads,
+                         read_uniform_int(metadata, arch + ".attention.head_count", std::nullopt));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t heads_kv,
+                         read_uniform_int(metadata, arch + ".attention.head_count_kv", heads));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t feed_forward,
+                         read_uniform_int(metadata, arch + ".feed_forward_length", 4 * embedding));
   if (heads % heads_kv != 0) {
-    return make_error(ErrorCode::kCorruptData, "{} query heads cannot be shared among {} KV heads", heads, heads_kv);
+    return make_error(ErrorCode::kCorruptData, "{} query heads cannot be shared among {} KV heads",
+                      heads, heads_kv);
   }
   if (embedding % heads != 0 && !metadata.contains(arch + ".attention.key_length")) {
-    return make_error(ErrorCode::kCorruptData,
-                      "embedding length {} is not a multiple of {} heads and '{}.attention.key_length' is absent",
-                      embedding, heads, arch);
+    return make_error(
+        ErrorCode::kCorruptData,
+        "embedding length {} is not a multiple of {} heads and '{}.attention.key_length' is absent",
+        embedding, heads, arch);
   }
-  QUIPU_ASSIGN_OR_RETURN(const int64_t key_length, read_int(metadata, arch + ".attention.key_length", embedding / heads, 1, 8192));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t value_length, read_int(metadata, arch + ".attention.value_length", key_length, 1, 8192));
+  QUIPU_ASSIGN_OR_RETURN(
+      const int64_t key_length,
+      read_int(metadata, arch + ".attention.key_length", embedding / heads, 1, 8192));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t value_length,
+                         read_int(metadata, arch + ".attention.value_length", key_length, 1, 8192));
   config.embedding_length = narrow(embedding);
   config.block_count = narrow(blocks);
   config.feed_forward_length = narrow(feed_forward);
@@ -111,11 +139,21 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
   config.attention_scale = 1.0f / std::sqrt(static_cast<float>(key_length));
   if (const auto epsilon = metadata.get_double(arch + ".attention.layer_norm_rms_epsilon")) {
     config.norm_epsilon = static_cast<float>(*epsilon);
-  } else if (const auto layer_epsilon = metadata.get_double(arch + ".attention.layer_norm_epsilon")) {
+  } else if (const auto layer_epsilon =
+                 metadata.get_double(arch + ".attention.layer_norm_epsilon")) {
     config.norm_epsilon = static_cast<float>(*layer_epsilon);
   }
   if (key_length % 2 == 0) QUIPU_RETURN_IF_ERROR(read_rope(metadata, arch, config));
   return config;
+}
+
+Status refuse_partial_windows(const ModelConfig& config) {
+  if (config.sliding_window == 0) return Status::ok_status();
+  return make_error(ErrorCode::kUnsupported,
+                    "this {} model attends through a window of {} tokens in some of its layers, "
+                    "which quipu cannot run yet; "
+                    "a context of at most {} tokens needs no window",
+                    config.architecture, config.sliding_window, config.sliding_window);
 }
 
 }  // namespace quipu

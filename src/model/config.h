@@ -29,10 +29,10 @@ struct RopeConfig {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1;
-  int64_t original_context = 0;   // YaRN: the context it was trained with
-  double attention_factor = 1;    // multiplies cosine and sine, on top of YaRN's own
+  int64_t original_context = 0;  // YaRN: the context it was trained with
+  double attention_factor = 1;   // multiplies cosine and sine, on top of YaRN's own
   double beta_fast = 32, beta_slow = 1;
-  bool truncate = true;           // YaRN: correction range rounded outwards to whole dimensions
+  bool truncate = true;  // YaRN: correction range rounded outwards to whole dimensions
   // Llama 3's factors come as a tensor (rope_freqs.weight): frequencies are divided by them.
 };
 
@@ -57,9 +57,10 @@ struct ModelConfig {
   PositionKind positions = PositionKind::kRope;
   RopeConfig rope;
   Activation activation = Activation::kSilu;
-  bool gated_feed_forward = true;   // down(act(gate(x)) * up(x)); otherwise down(act(up(x)))
-  bool query_key_norm = false;      // RMSNorm of every head of q and k before rope
-  float attention_scale = 0;        // on q . k; 1/sqrt(key_length) unless an architecture says otherwise
+  bool gated_feed_forward = true;  // down(act(gate(x)) * up(x)); otherwise down(act(up(x)))
+  bool query_key_norm = false;     // RMSNorm of every head of q and k before rope
+  int sliding_window = 0;          // tokens that a query sees, itself included; 0: all before it
+  float attention_scale = 0;  // on q . k; 1/sqrt(key_length) unless an architecture says otherwise
 
   int query_width() const { return head_count * key_length; }
   int key_width() const { return head_count_kv * key_length; }
@@ -70,5 +71,9 @@ struct ModelConfig {
 // defaults, and checks that they make sense together.
 // ERRORS: kCorruptData with the key, expected and found.
 Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture);
+
+// For architectures whose window holds for some layers only, which the metadata does not name.
+// ERRORS: kUnsupported when a window shorter than the context is set.
+Status refuse_partial_windows(const ModelConfig& config);
 
 }  // namespace quipu

@@ -11,8 +11,8 @@ namespace quipu {
 
 class DecoderModel : public Model {
  public:
-  static Result<std::unique_ptr<DecoderModel>> create(Backend& backend, ModelConfig config, DecoderWeights weights,
-                                                      int batch_tokens_max);
+  static Result<std::unique_ptr<DecoderModel>> create(Backend& backend, ModelConfig config,
+                                                      DecoderWeights weights, int batch_tokens_max);
 
   const ModelConfig& config() const override { return config_; }
   int batch_tokens_max() const override { return batch_tokens_max_; }
@@ -23,14 +23,14 @@ class DecoderModel : public Model {
  private:
   // Activations, all f32 and sized for batch_tokens_max tokens at creation.
   struct Activations {
-    std::unique_ptr<DeviceBuffer> hidden;        // [T, embedding_length]: the residual stream
-    std::unique_ptr<DeviceBuffer> normed;        // [T, embedding_length]
-    std::unique_ptr<DeviceBuffer> qkv;           // [T, query_width + key_width + value_width]
-    std::unique_ptr<DeviceBuffer> attention;     // [T, head_count * value_length]
-    std::unique_ptr<DeviceBuffer> gate;          // [T, feed_forward_length]
-    std::unique_ptr<DeviceBuffer> up;            // [T, feed_forward_length]
-    std::unique_ptr<DeviceBuffer> rope_table;    // [T, rope dims / 2, 2]
-    std::unique_ptr<DeviceBuffer> logits;        // [R, vocab_size]; grows with the most rows asked for
+    std::unique_ptr<DeviceBuffer> hidden;      // [T, embedding_length]: the residual stream
+    std::unique_ptr<DeviceBuffer> normed;      // [T, embedding_length]
+    std::unique_ptr<DeviceBuffer> qkv;         // [T, query_width + key_width + value_width]
+    std::unique_ptr<DeviceBuffer> attention;   // [T, head_count * value_length]
+    std::unique_ptr<DeviceBuffer> gate;        // [T, feed_forward_length]
+    std::unique_ptr<DeviceBuffer> up;          // [T, feed_forward_length]
+    std::unique_ptr<DeviceBuffer> rope_table;  // [T, rope dims / 2, 2]
+    std::unique_ptr<DeviceBuffer> logits;  // [R, vocab_size]; grows with the most rows asked for
   };
 
   DecoderModel(Backend& backend, ModelConfig config, DecoderWeights weights, int batch_tokens_max);

@@ -4,7 +4,8 @@ namespace quipu {
 
 namespace {
 
-Result<Linear> bind_linear(WeightLoader& loader, const std::string& name, int64_t out_features, int64_t in_features) {
+Result<Linear> bind_linear(WeightLoader& loader, const std::string& name, int64_t out_features,
+                           int64_t in_features) {
   Linear linear;
   QUIPU_ASSIGN_OR_RETURN(linear.weight, loader.linear(name + ".weight", out_features, in_features));
   QUIPU_ASSIGN_OR_RETURN(linear.bias, loader.optional_vector(name + ".bias", out_features));
@@ -25,31 +26,42 @@ Result<DecoderLayer> bind_layer(WeightLoader& loader, const ModelConfig& config,
   QUIPU_ASSIGN_OR_RETURN(layer.attention_norm, bind_norm(loader, prefix + "attn_norm", width));
   if (loader.has(prefix + "attn_qkv.weight")) {
     const int64_t fused = config.query_width() + config.key_width() + config.value_width();
-    QUIPU_ASSIGN_OR_RETURN(layer.query_key_value, bind_linear(loader, prefix + "attn_qkv", fused, width));
+    QUIPU_ASSIGN_OR_RETURN(layer.query_key_value,
+                           bind_linear(loader, prefix + "attn_qkv", fused, width));
   } else {
-    QUIPU_ASSIGN_OR_RETURN(layer.query, bind_linear(loader, prefix + "attn_q", config.query_width(), width));
-    QUIPU_ASSIGN_OR_RETURN(layer.key, bind_linear(loader, prefix + "attn_k", config.key_width(), width));
-    QUIPU_ASSIGN_OR_RETURN(layer.value, bind_linear(loader, prefix + "attn_v", config.value_width(), width));
+    QUIPU_ASSIGN_OR_RETURN(layer.query,
+                           bind_linear(loader, prefix + "attn_q", config.query_width(), width));
+    QUIPU_ASSIGN_OR_RETURN(layer.key,
+                           bind_linear(loader, prefix + "attn_k", config.key_width(), width));
+    QUIPU_ASSIGN_OR_RETURN(layer.value,
+                           bind_linear(loader, prefix + "attn_v", config.value_width(), width));
   }
   if (config.query_key_norm) {
-    QUIPU_ASSIGN_OR_RETURN(layer.query_norm, bind_norm(loader, prefix + "attn_q_norm", config.key_length));
-    QUIPU_ASSIGN_OR_RETURN(layer.key_norm, bind_norm(loader, prefix + "attn_k_norm", config.key_length));
+    QUIPU_ASSIGN_OR_RETURN(layer.query_norm,
+                           bind_norm(loader, prefix + "attn_q_norm", config.key_length));
+    QUIPU_ASSIGN_OR_RETURN(layer.key_norm,
+                           bind_norm(loader, prefix + "attn_k_norm", config.key_length));
   }
   const int64_t attention_width = int64_t{config.head_count} * config.value_length;
-  QUIPU_ASSIGN_OR_RETURN(layer.attention_output, bind_linear(loader, prefix + "attn_output", width, attention_width));
+  QUIPU_ASSIGN_OR_RETURN(layer.attention_output,
+                         bind_linear(loader, prefix + "attn_output", width, attention_width));
   QUIPU_ASSIGN_OR_RETURN(layer.feed_forward_norm, bind_norm(loader, prefix + "ffn_norm", width));
   if (config.gated_feed_forward) {
-    QUIPU_ASSIGN_OR_RETURN(layer.gate, bind_linear(loader, prefix + "ffn_gate", config.feed_forward_length, width));
+    QUIPU_ASSIGN_OR_RETURN(
+        layer.gate, bind_linear(loader, prefix + "ffn_gate", config.feed_forward_length, width));
   }
-  QUIPU_ASSIGN_OR_RETURN(layer.up, bind_linear(loader, prefix + "ffn_up", config.feed_forward_length, width));
-  QUIPU_ASSIGN_OR_RETURN(layer.down, bind_linear(loader, prefix + "ffn_down", width, config.feed_forward_length));
+  QUIPU_ASSIGN_OR_RETURN(layer.up,
+                         bind_linear(loader, prefix + "ffn_up", config.feed_forward_length, width));
+  QUIPU_ASSIGN_OR_RETURN(
+      layer.down, bind_linear(loader, prefix + "ffn_down", width, config.feed_forward_length));
   return layer;
 }
 
-Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader, const ModelConfig& config) {
+Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader,
+                                  const ModelConfig& config) {
   if (config.key_length % 2 != 0) {
-    return make_error(ErrorCode::kCorruptData, "{}: rope needs an even head size; key_length is {}", file.path().string(),
-                      config.key_length);
+    return make_error(ErrorCode::kCorruptData, "{}: rope needs an even head size; key_length is {}",
+                      file.path().string(), config.key_length);
   }
   std::vector<float> factors;
   if (loader.has("rope_freqs.weight")) {
@@ -63,29 +75,34 @@ Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader, c
 size_t DecoderWeights::bytes() const {
   size_t total = output.weight->bytes();
   for (const DecoderLayer& layer : layers) {
-    for (const Linear* linear : {&layer.query_key_value, &layer.query, &layer.key, &layer.value, &layer.attention_output,
-                                 &layer.gate, &layer.up, &layer.down}) {
+    for (const Linear* linear : {&layer.query_key_value, &layer.query, &layer.key, &layer.value,
+                                 &layer.attention_output, &layer.gate, &layer.up, &layer.down}) {
       if (linear->weight != nullptr) total += linear->weight->bytes();
     }
   }
   return total;
 }
 
-Result<DecoderWeights> bind_decoder_weights(const ModelFile& file, WeightLoader& loader, ModelConfig& config) {
+Result<DecoderWeights> bind_decoder_weights(const ModelFile& file, WeightLoader& loader,
+                                            ModelConfig& config) {
   const int64_t width = config.embedding_length;
   const TensorInfo* embedding = file.find("token_embd.weight");
   if (embedding == nullptr || embedding->shape.size() != 2) {
-    return make_error(ErrorCode::kNotFound, "{}: tensor 'token_embd.weight' of two dimensions is missing", file.path().string());
+    return make_error(ErrorCode::kNotFound,
+                      "{}: tensor 'token_embd.weight' of two dimensions is missing",
+                      file.path().string());
   }
   config.vocab_size = embedding->shape[0];
 
   DecoderWeights weights;
   weights.storage.reserve(2);  // tables point into it
-  QUIPU_ASSIGN_OR_RETURN(weights.token_embedding,
-                         loader.embedding("token_embd.weight", config.vocab_size, width, weights.storage));
+  QUIPU_ASSIGN_OR_RETURN(
+      weights.token_embedding,
+      loader.embedding("token_embd.weight", config.vocab_size, width, weights.storage));
   if (config.positions == PositionKind::kLearned) {
-    QUIPU_ASSIGN_OR_RETURN(weights.position_embedding,
-                           loader.embedding("position_embd.weight", config.context_length, width, weights.storage));
+    QUIPU_ASSIGN_OR_RETURN(
+        weights.position_embedding,
+        loader.embedding("position_embd.weight", config.context_length, width, weights.storage));
   }
   if (config.positions == PositionKind::kRope) {
     QUIPU_ASSIGN_OR_RETURN(weights.rope, bind_rope(file, loader, config));

@@ -51,6 +51,7 @@ struct DecoderWeights {
 };
 
 // Fills config.vocab_size from the embedding's rows. ERRORS: as load_model().
-Result<DecoderWeights> bind_decoder_weights(const ModelFile& file, WeightLoader& loader, ModelConfig& config);
+Result<DecoderWeights> bind_decoder_weights(const ModelFile& file, WeightLoader& loader,
+                                            ModelConfig& config);
 
 }  // namespace quipu

@@ -10,7 +10,9 @@ Result<ModelConfig> read_llama_config(const Metadata& metadata) {
   QUIPU_ASSIGN_OR_RETURN(ModelConfig config, read_common_config(metadata, "llama"));
   config.rope.pairing = RopePairing::kInterleaved;
   if (const int64_t experts = metadata.get_int("llama.expert_count").value_or(0); experts > 0) {
-    return make_error(ErrorCode::kUnsupported, "this llama model has {} experts; mixtures of experts are not supported yet", experts);
+    return make_error(ErrorCode::kUnsupported,
+                      "this llama model has {} experts; mixtures of experts are not supported yet",
+                      experts);
   }
   return config;
 }

@@ -5,7 +5,8 @@
 
 namespace quipu {
 
-Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backend, const ModelLoadOptions& options) {
+Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backend,
+                                          const ModelLoadOptions& options) {
   const std::string path = file.path().string();
   const Result<const Architecture*> architecture = find_architecture(file.metadata());
   if (!architecture.ok()) return architecture.status().with_context(path);
@@ -14,7 +15,8 @@ Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backen
   WeightLoader loader(file, backend, options.progress);
   QUIPU_ASSIGN_OR_RETURN(DecoderWeights weights, bind_decoder_weights(file, loader, *config));
   QUIPU_ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
-                         DecoderModel::create(backend, std::move(*config), std::move(weights), options.batch_tokens_max));
+                         DecoderModel::create(backend, std::move(*config), std::move(weights),
+                                              options.batch_tokens_max));
   return std::unique_ptr<Model>(std::move(model));
 }
 

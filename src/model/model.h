@@ -28,7 +28,7 @@ struct ForwardBatch {
   std::span<const int64_t> slot_mapping;  // [T]
   std::span<const int32_t> block_tables;  // [S, block_table_stride]
   size_t block_table_stride = 0;
-  std::span<const int32_t> logit_rows;    // [R]: indices into the T tokens
+  std::span<const int32_t> logit_rows;  // [R]: indices into the T tokens
 };
 
 struct ModelLoadOptions {
@@ -57,8 +57,9 @@ class Model {
 
 // Checks names and shapes against the architecture, and repacks the weights for the backend.
 // OWNS: the model keeps views into `file` (embedding rows): the file must outlive it.
-// ERRORS: kUnsupported, kNotFound (a missing tensor), kCorruptData (a wrong shape: tensor, expected,
-// found), kResourceExhausted.
-Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backend, const ModelLoadOptions& options);
+// ERRORS: kUnsupported, kNotFound (a missing tensor), kCorruptData (a wrong shape: tensor,
+// expected, found), kResourceExhausted.
+Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backend,
+                                          const ModelLoadOptions& options);
 
 }  // namespace quipu

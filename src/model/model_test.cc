@@ -34,6 +34,14 @@ TEST(Architecture, ReadsAConfigWithItsDefaults) {
   EXPECT_FLOAT_EQ(config.attention_scale, 0.125f);
 }
 
+TEST(Architecture, AWindowShorterThanTheContextIsKept) {
+  Metadata metadata = llama_metadata();
+  metadata.set("llama.attention.sliding_window", uint64_t{1024});
+  EXPECT_EQ(read_llama_config(metadata)->sliding_window, 1024);
+  metadata.set("llama.attention.sliding_window", uint64_t{4096});
+  EXPECT_EQ(read_llama_config(metadata)->sliding_window, 0);  // it never cuts anything off
+}
+
 TEST(Architecture, AnUnsupportedOneListsTheSupported) {
   Metadata metadata;
   metadata.set("general.architecture", std::string("mamba"));
@@ -49,9 +57,10 @@ TEST(Architecture, BadDimensionsNameTheKey) {
     const char* key;
     uint64_t value;
   };
-  for (const Case& c : {Case{"llama.block_count", 0}, Case{"llama.attention.head_count", 3},
-                        Case{"llama.attention.head_count_kv", 3}, Case{"llama.embedding_length", uint64_t{1} << 40},
-                        Case{"llama.rope.dimension_count", 65}}) {
+  for (const Case& c :
+       {Case{"llama.block_count", 0}, Case{"llama.attention.head_count", 3},
+        Case{"llama.attention.head_count_kv", 3}, Case{"llama.embedding_length", uint64_t{1} << 40},
+        Case{"llama.rope.dimension_count", 65}}) {
     Metadata metadata = llama_metadata();
     metadata.set(c.key, c.value);
     const Result<ModelConfig> config = read_llama_config(metadata);
@@ -61,7 +70,8 @@ TEST(Architecture, BadDimensionsNameTheKey) {
 
 TEST(Rope, PlainFrequenciesAreGeometric) {
   const RopeFrequencies rope = make_rope_frequencies({.dims = 8, .theta = 10000}, {});
-  for (int i = 0; i < 4; ++i) EXPECT_NEAR(rope.frequencies[i], std::pow(10000.0, -2.0 * i / 8), 1e-7);
+  for (int i = 0; i < 4; ++i)
+    EXPECT_NEAR(rope.frequencies[i], std::pow(10000.0, -2.0 * i / 8), 1e-7);
   EXPECT_EQ(rope.magnitude, 1.0f);
 }
 
@@ -75,7 +85,11 @@ TEST(Rope, LinearAndFactorsDivideFrequencies) {
 }
 
 TEST(Rope, YarnKeepsFastWavesAndStretchesSlowOnes) {
-  const RopeConfig config = {.dims = 64, .theta = 10000, .scaling = RopeScaling::kYarn, .factor = 4, .original_context = 2048};
+  const RopeConfig config = {.dims = 64,
+                             .theta = 10000,
+                             .scaling = RopeScaling::kYarn,
+                             .factor = 4,
+                             .original_context = 2048};
   const RopeFrequencies yarn = make_rope_frequencies(config, {});
   const RopeFrequencies plain = make_rope_frequencies({.dims = 64, .theta = 10000}, {});
   EXPECT_FLOAT_EQ(yarn.frequencies.front(), plain.frequencies.front());

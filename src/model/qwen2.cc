@@ -5,7 +5,9 @@
 namespace quipu {
 
 Result<ModelConfig> read_qwen2_config(const Metadata& metadata) {
-  return read_common_config(metadata, "qwen2");
+  QUIPU_ASSIGN_OR_RETURN(ModelConfig config, read_common_config(metadata, "qwen2"));
+  QUIPU_RETURN_IF_ERROR(refuse_partial_windows(config));
+  return config;
 }
 
 }  // namespace quipu

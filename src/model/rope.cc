@@ -14,7 +14,8 @@ namespace {
 // SOURCE: Peng et al. 2023 (YaRN), equation 17 solved for the dimension.
 double correction_dim(const RopeConfig& config, double rotations) {
   const double context = static_cast<double>(config.original_context);
-  return config.dims * std::log(context / (rotations * 2 * std::numbers::pi)) / (2 * std::log(config.theta));
+  return config.dims * std::log(context / (rotations * 2 * std::numbers::pi)) /
+         (2 * std::log(config.theta));
 }
 
 void apply_yarn(const RopeConfig& config, RopeFrequencies& rope) {
@@ -30,7 +31,8 @@ void apply_yarn(const RopeConfig& config, RopeFrequencies& rope) {
   for (size_t i = 0; i < rope.frequencies.size(); ++i) {
     const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
     const double extrapolated = rope.frequencies[i];
-    rope.frequencies[i] = static_cast<float>(extrapolated / config.factor * ramp + extrapolated * (1 - ramp));
+    rope.frequencies[i] =
+        static_cast<float>(extrapolated / config.factor * ramp + extrapolated * (1 - ramp));
   }
   if (config.factor > 1) rope.magnitude = static_cast<float>(1 + 0.1 * std::log(config.factor));
 }
@@ -39,7 +41,8 @@ void apply_yarn(const RopeConfig& config, RopeFrequencies& rope) {
 
 RopeFrequencies make_rope_frequencies(const RopeConfig& config, std::span<const float> factors) {
   const size_t pairs = static_cast<size_t>(config.dims / 2);
-  QUIPU_CHECK(factors.empty() || factors.size() == pairs, "{} rope factors for {} pairs", factors.size(), pairs);
+  QUIPU_CHECK(factors.empty() || factors.size() == pairs, "{} rope factors for {} pairs",
+              factors.size(), pairs);
   RopeFrequencies rope;
   rope.frequencies.resize(pairs);
   for (size_t i = 0; i < pairs; ++i) {

@@ -11,7 +11,8 @@ namespace quipu {
 Status SamplingParams::validate() const {
   const auto check = [](const char* name, float value, float low, float high) {
     if (value >= low && value <= high) return Status::ok_status();  // false for NaN
-    return make_error(ErrorCode::kInvalidArgument, "{} is {}; expected {} to {}", name, value, low, high);
+    return make_error(ErrorCode::kInvalidArgument, "{} is {}; expected {} to {}", name, value, low,
+                      high);
   };
   QUIPU_RETURN_IF_ERROR(check("temperature", temperature, 0, 100));
   QUIPU_RETURN_IF_ERROR(check("top_p", top_p, 0, 1));
@@ -19,10 +20,13 @@ Status SamplingParams::validate() const {
   QUIPU_RETURN_IF_ERROR(check("repetition_penalty", repetition_penalty, 0.01f, 100));
   QUIPU_RETURN_IF_ERROR(check("presence_penalty", presence_penalty, -100, 100));
   QUIPU_RETURN_IF_ERROR(check("frequency_penalty", frequency_penalty, -100, 100));
-  if (top_k < 0) return make_error(ErrorCode::kInvalidArgument, "top_k is {}; expected 0 (all) or more", top_k);
+  if (top_k < 0)
+    return make_error(ErrorCode::kInvalidArgument, "top_k is {}; expected 0 (all) or more", top_k);
   for (const auto& [id, bias] : logit_bias) {
     QUIPU_RETURN_IF_ERROR(check("logit_bias", bias, -1e9f, 1e9f));
-    if (id < 0) return make_error(ErrorCode::kInvalidArgument, "logit_bias has token id {}; expected 0 or more", id);
+    if (id < 0)
+      return make_error(ErrorCode::kInvalidArgument,
+                        "logit_bias has token id {}; expected 0 or more", id);
   }
   return Status::ok_status();
 }
@@ -34,7 +38,8 @@ Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> prompt) 
 }
 
 void Sampler::accept(TokenId token) {
-  if (params_.repetition_penalty != 1.0f || params_.presence_penalty != 0 || params_.frequency_penalty != 0) {
+  if (params_.repetition_penalty != 1.0f || params_.presence_penalty != 0 ||
+      params_.frequency_penalty != 0) {
     ++seen_[token].output;
   }
 }
@@ -52,7 +57,8 @@ void Sampler::adjust(std::span<const float> logits) {
     float& logit = adjusted_[static_cast<size_t>(id)];
     logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
     if (counts.output > 0) {
-      logit -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(counts.output);
+      logit -=
+          params_.presence_penalty + params_.frequency_penalty * static_cast<float>(counts.output);
     }
   }
 }
@@ -95,7 +101,9 @@ void Sampler::keep_likely(std::span<const float> logits) {
   float best = -INFINITY;
   for (const float logit : logits) best = logit > best ? logit : best;
   const double scale = 1.0 / static_cast<double>(params_.temperature);
-  const auto relative = [&](float logit) { return std::exp((static_cast<double>(logit) - best) * scale); };
+  const auto relative = [&](float logit) {
+    return std::exp((static_cast<double>(logit) - best) * scale);
+  };
   double floor = 0;
   mass_ = 0;
   if (params_.top_p == 1.0f) {
@@ -104,27 +112,37 @@ void Sampler::keep_likely(std::span<const float> logits) {
     for (const float logit : logits) {
       if (logit > -INFINITY) mass_ += relative(logit);
     }
-    floor = (1.0 - static_cast<double>(params_.top_p)) * mass_ / static_cast<double>(logits.size()) * 0.999;
+    floor = (1.0 - static_cast<double>(params_.top_p)) * mass_ /
+            static_cast<double>(logits.size()) * 0.999;
   }
-  // exp is monotonic: compare logits with the floor's logarithm instead of taking it for every token.
-  const double lowest = floor > 0 ? best + std::log(floor) / scale - 1e-4 * std::abs(static_cast<double>(best)) - 1e-4 : -INFINITY;
+  // exp is monotonic: compare logits with the floor's logarithm instead of taking it for every
+  // token.
+  const double lowest =
+      floor > 0 ? best + std::log(floor) / scale - 1e-4 * std::abs(static_cast<double>(best)) - 1e-4
+                : -INFINITY;
   for (size_t id = 0; id < logits.size(); ++id) {
-    if (logits[id] >= lowest && logits[id] > -INFINITY) candidates_.push_back({static_cast<TokenId>(id), logits[id]});
+    if (logits[id] >= lowest && logits[id] > -INFINITY)
+      candidates_.push_back({static_cast<TokenId>(id), logits[id]});
   }
-  if (candidates_.empty()) candidates_.push_back({0, 0});  // all NaN or -inf: something must be returned
+  if (candidates_.empty())
+    candidates_.push_back({0, 0});  // all NaN or -inf: something must be returned
 }
 
 void Sampler::cut_top_k() {
   const auto better = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   };
-  const size_t k = params_.top_k > 0 ? std::min<size_t>(static_cast<size_t>(params_.top_k), candidates_.size()) : candidates_.size();
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(k), candidates_.end(), better);
+  const size_t k = params_.top_k > 0
+                       ? std::min<size_t>(static_cast<size_t>(params_.top_k), candidates_.size())
+                       : candidates_.size();
+  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(k),
+                    candidates_.end(), better);
   candidates_.resize(k);
   const double scale = 1.0 / static_cast<double>(params_.temperature);
   probabilities_.clear();
   for (const Candidate& candidate : candidates_) {
-    probabilities_.push_back(std::exp((static_cast<double>(candidate.logit) - candidates_.front().logit) * scale));
+    probabilities_.push_back(
+        std::exp((static_cast<double>(candidate.logit) - candidates_.front().logit) * scale));
   }
 }
 

@@ -46,10 +46,10 @@ class Sampler {
     int output = 0;
   };
   std::unordered_map<TokenId, Counts> seen_;
-  std::vector<float> adjusted_;           // scratch: logits after bias and penalties
-  std::vector<Candidate> candidates_;     // scratch
-  std::vector<double> probabilities_;     // scratch: of candidates_, relative to the best
-  double mass_ = 0;                       // scratch: of all tokens, when top-p counts them all
+  std::vector<float> adjusted_;        // scratch: logits after bias and penalties
+  std::vector<Candidate> candidates_;  // scratch
+  std::vector<double> probabilities_;  // scratch: of candidates_, relative to the best
+  double mass_ = 0;                    // scratch: of all tokens, when top-p counts them all
 };
 
 }  // namespace quipu

@@ -11,7 +11,8 @@
 namespace quipu {
 namespace {
 
-std::map<TokenId, int> draw_many(const SamplingParams& params, const std::vector<float>& logits, int draws) {
+std::map<TokenId, int> draw_many(const SamplingParams& params, const std::vector<float>& logits,
+                                 int draws) {
   Sampler sampler(params, {});
   std::map<TokenId, int> counts;
   for (int position = 0; position < draws; ++position) ++counts[sampler.sample(logits, position)];
@@ -41,7 +42,8 @@ TEST(Sampler, CutsKeepExactlyTheirTokens) {
     return ids;
   };
   EXPECT_EQ(kept({.temperature = 1, .top_k = 1}), (std::set<TokenId>{2}));
-  EXPECT_EQ(kept({.temperature = 1, .top_k = 3}), (std::set<TokenId>{0, 1, 2}));  // of equals, the lower id
+  EXPECT_EQ(kept({.temperature = 1, .top_k = 3}),
+            (std::set<TokenId>{0, 1, 2}));  // of equals, the lower id
   EXPECT_EQ(kept({.temperature = 1, .top_p = 0.5}), (std::set<TokenId>{2}));
   EXPECT_EQ(kept({.temperature = 1, .top_p = 0.51}), (std::set<TokenId>{0, 2}));
   EXPECT_EQ(kept({.temperature = 1, .min_p = 0.4}), (std::set<TokenId>{0, 2}));
@@ -85,14 +87,16 @@ TEST(Sampler, TheDrawDependsOnSeedAndPositionOnly) {
   for (float& logit : logits) logit = random.next_normal();
   Sampler a({.temperature = 1, .seed = 42}, {}), b({.temperature = 1, .seed = 42}, {});
   b.sample(logits, 3);  // other calls before do not matter
-  for (int position = 0; position < 20; ++position) EXPECT_EQ(a.sample(logits, position), b.sample(logits, position));
+  for (int position = 0; position < 20; ++position)
+    EXPECT_EQ(a.sample(logits, position), b.sample(logits, position));
 }
 
 TEST(SamplingParams, RefusesValuesOutOfRange) {
   EXPECT_TRUE(SamplingParams{}.validate().ok());
-  for (const SamplingParams& bad : {SamplingParams{.temperature = -1}, SamplingParams{.temperature = NAN},
-                                    SamplingParams{.top_k = -1}, SamplingParams{.top_p = 1.5f},
-                                    SamplingParams{.min_p = -0.1f}, SamplingParams{.repetition_penalty = 0}}) {
+  for (const SamplingParams& bad :
+       {SamplingParams{.temperature = -1}, SamplingParams{.temperature = NAN},
+        SamplingParams{.top_k = -1}, SamplingParams{.top_p = 1.5f}, SamplingParams{.min_p = -0.1f},
+        SamplingParams{.repetition_penalty = 0}}) {
     EXPECT_EQ(bad.validate().code(), ErrorCode::kInvalidArgument);
   }
 }
