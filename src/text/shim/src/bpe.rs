@@ -38,11 +38,14 @@ impl ByteLevelBpe {
         let (pre, definition) = PreTokenizer::by_name(pre_name)?;
         let mut table = HashMap::with_capacity(merges.len());
         for (rank, merge) in merges.iter().enumerate() {
-            let (left, right) = split_merge(merge)
-                .ok_or_else(|| Failure::invalid(format!("merge {rank} ({merge:?}) is not two tokens")))?;
+            let (left, right) = split_merge(merge).ok_or_else(|| {
+                Failure::invalid(format!("merge {rank} ({merge:?}) is not two tokens"))
+            })?;
             let merged = [left, right].concat();
             // A merge of tokens that the vocabulary lacks can never apply.
-            if let (Some(&l), Some(&r), Some(&m)) = (ids.get(left), ids.get(right), ids.get(&merged[..])) {
+            if let (Some(&l), Some(&r), Some(&m)) =
+                (ids.get(left), ids.get(right), ids.get(&merged[..]))
+            {
                 table.entry((l, r)).or_insert((rank as u32, m));
             }
         }

@@ -18,7 +18,7 @@ impl CharacterMap {
         let size = bytes.get(..4).ok_or_else(wrong)?;
         let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
         let trie = bytes.get(4..4 + size).ok_or_else(wrong)?;
-        if size == 0 || size % 4 != 0 {
+        if size == 0 || !size.is_multiple_of(4) {
             return Err(wrong());
         }
         let unit = |c: &[u8]| u32::from_le_bytes([c[0], c[1], c[2], c[3]]);

@@ -270,11 +270,7 @@ pub unsafe extern "C" fn quipu_tokenizer_encode(
     guard(error, || {
         let ids = (*tokenizer).encode(text.get(), add_special != 0, parse_special != 0)?;
         let mut ids = std::mem::ManuallyDrop::new(ids);
-        out.write(QuipuIds {
-            data: ids.as_mut_ptr(),
-            size: ids.len(),
-            capacity: ids.capacity(),
-        });
+        out.write(QuipuIds { data: ids.as_mut_ptr(), size: ids.len(), capacity: ids.capacity() });
         Ok(())
     })
 }
@@ -302,7 +298,10 @@ pub unsafe extern "C" fn quipu_tokenizer_piece(
 /// # Safety
 /// `tokenizer` is a live handle.
 #[no_mangle]
-pub unsafe extern "C" fn quipu_tokenizer_find(tokenizer: *const Tokenizer, text: QuipuBytes) -> i64 {
+pub unsafe extern "C" fn quipu_tokenizer_find(
+    tokenizer: *const Tokenizer,
+    text: QuipuBytes,
+) -> i64 {
     id_or_minus_one((*tokenizer).pieces().find_text(text.get()))
 }
 

@@ -140,12 +140,10 @@ fn read_decoding(decoder: &Value) -> Outcome<Decoding> {
                 strips_leading_space |= start > 0;
             }
             "Fuse" => {}
-            other => {
-                return Err(Failure::unsupported(format!(
-                    "tokenizer.json: decoder '{other}'; known: ByteLevel, Metaspace, and Sequence of \
+            other => return Err(Failure::unsupported(format!(
+                "tokenizer.json: decoder '{other}'; known: ByteLevel, Metaspace, and Sequence of \
                      Replace, ByteFallback, Fuse, Strip"
-                )))
-            }
+            ))),
         }
     }
     if !sentencepiece {
@@ -154,10 +152,7 @@ fn read_decoding(decoder: &Value) -> Outcome<Decoding> {
     Ok(Decoding::SentencePiece { strips_leading_space })
 }
 
-fn make_pieces(
-    tokenizer: &Tokenizer,
-    decoding: Decoding,
-) -> Outcome<(Pieces, [Option<u32>; 256])> {
+fn make_pieces(tokenizer: &Tokenizer, decoding: Decoding) -> Outcome<(Pieces, [Option<u32>; 256])> {
     let vocabulary = tokenizer.get_vocab(true);
     let count = vocabulary.values().map(|&id| id as usize + 1).max().unwrap_or(0);
     check_count(count)?;
@@ -168,8 +163,7 @@ fn make_pieces(
     let added: HashMap<u32, bool> =
         tokenizer.get_added_tokens_decoder().iter().map(|(&id, t)| (id, t.special)).collect();
     // Byte-level vocabularies know every byte; some still name their end token "unknown".
-    let unknown =
-        if decoding == Decoding::ByteLevel { None } else { unknown_token(tokenizer) };
+    let unknown = if decoding == Decoding::ByteLevel { None } else { unknown_token(tokenizer) };
     let mut pieces = Pieces::default();
     let mut byte_ids = [None; 256];
     for (id, token) in tokens.iter().enumerate() {

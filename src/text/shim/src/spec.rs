@@ -62,8 +62,7 @@ struct Normalizer {
 
 impl Normalizer {
     fn new(charsmap: &[u8], remove_extra_whitespaces: bool) -> Outcome<Self> {
-        let charsmap =
-            if charsmap.is_empty() { None } else { Some(CharacterMap::new(charsmap)?) };
+        let charsmap = if charsmap.is_empty() { None } else { Some(CharacterMap::new(charsmap)?) };
         Ok(Normalizer { charsmap, remove_extra_whitespaces })
     }
 

@@ -1,8 +1,8 @@
 //! Chat templates: Jinja as transformers runs it, with limits, because a template comes out of a
 //! model file and is untrusted.
 
-use minijinja::value::{Kwargs, Value};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind};
 
 use crate::failure::{Failure, Outcome};
@@ -42,9 +42,8 @@ impl Template {
         environment.set_syntax(syntax.map_err(|error| Failure::internal(describe(&error)))?);
         environment.set_recursion_limit(RECURSION_MAX);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(
-            minijinja_contrib::pycompat::unknown_method_callback,
-        );
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", tojson);
         environment.add_filter("indent", indent);
@@ -258,8 +257,11 @@ mod tests {
             r#"{"b": [1, 2.0, true, null, "<é\n>"], "a": {}}"#
         );
         assert_eq!(
-            render("{{ v | tojson(sort_keys=true, ensure_ascii=true, separators=(',',':')) }}", context)
-                .unwrap(),
+            render(
+                "{{ v | tojson(sort_keys=true, ensure_ascii=true, separators=(',',':')) }}",
+                context
+            )
+            .unwrap(),
             r#"{"a":{},"b":[1,2.0,true,null,"<\u00e9\n>"]}"#
         );
         assert_eq!(render("{{ [1, {}] | tojson(indent=2) }}", "{}").unwrap(), "[\n  1,\n  {}\n]");
@@ -275,7 +277,8 @@ mod tests {
     fn endless_templates_run_out_of_fuel() {
         let source = "{% macro f(x) %}{% for i in range(1000) %}{{ f(x) }}{% endfor %}{% endmacro %}{{ f(1) }}";
         assert!(render(source, "{}").is_err());
-        let loops = "{% for a in range(10000) %}{% for b in range(10000) %}{{ b }}{% endfor %}{% endfor %}";
+        let loops =
+            "{% for a in range(10000) %}{% for b in range(10000) %}{{ b }}{% endfor %}{% endfor %}";
         assert_eq!(render(loops, "{}").err().unwrap().code, crate::failure::Code::Exhausted);
     }
 

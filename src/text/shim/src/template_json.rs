@@ -75,7 +75,12 @@ fn refuse(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadSerialization, what.into())
 }
 
-fn write_value(value: &Value, layout: &Layout, depth: usize, out: &mut String) -> Result<(), Error> {
+fn write_value(
+    value: &Value,
+    layout: &Layout,
+    depth: usize,
+    out: &mut String,
+) -> Result<(), Error> {
     if depth > DEPTH_MAX {
         return Err(refuse("tojson: nested too deeply"));
     }
@@ -207,8 +212,15 @@ mod tests {
     #[test]
     fn floats_print_as_python_does() {
         let cases = [
-            (0.0, "0.0"), (-0.0, "-0.0"), (1.0, "1.0"), (0.1, "0.1"), (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"), (1.5e-5, "1.5e-05"), (1e-4, "0.0001"), (1e100, "1e+100"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e-5, "1.5e-05"),
+            (1e-4, "0.0001"),
+            (1e100, "1e+100"),
         ];
         for (number, text) in cases {
             assert_eq!(python_float(number), text);
