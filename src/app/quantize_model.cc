@@ -20,6 +20,9 @@ Metadata output_metadata(const ModelFile& in, const QuantizeOptions& options) {
     if (!of_old_file) metadata.set(key, value);
   }
   for (const auto& [key, value] : options.tokenizer_metadata) metadata.set(key, value);
+  if (!metadata.contains("tokenizer.ggml.model")) {
+    metadata.set("tokenizer.ggml.model", std::string("no_vocab"));  // other engines ask for it
+  }
   metadata.set("general.quantization_version", uint64_t{2});
   metadata.set("general.file_type", gguf_file_type(options.type));
   return metadata;

@@ -100,6 +100,14 @@ TEST_F(QuantizeModel, HuggingFaceDirectoryBecomesGgufWithItsTokenizer) {
   EXPECT_EQ(out->find("blk.0.attn_q.weight")->dtype, DType::kQ8_0);
 }
 
+TEST_F(QuantizeModel, AModelWithoutVocabularySaysSo) {
+  const auto in = open(std::filesystem::path(QUIPU_SOURCE_DIR) / "tests/golden/models/llama-bias");
+  ASSERT_TRUE(quantize_model(*in, folder_ / "out.gguf", {}).ok());
+  const auto out = open(folder_ / "out.gguf");
+  EXPECT_EQ(out->metadata().get_string("tokenizer.ggml.model"), "no_vocab");
+  EXPECT_EQ(out->metadata().get_int("llama.vocab_size"), 101);
+}
+
 TEST_F(QuantizeModel, StoppingLeavesNothingBehind) {
   ASSERT_TRUE(synth_model({.shape = "tiny-llama"}, folder_ / "in.gguf").ok());
   const auto in = open(folder_ / "in.gguf");

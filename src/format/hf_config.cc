@@ -146,12 +146,24 @@ Status ConfigBuilder::build_llama() {
   return read_tied();
 }
 
-// The window matters only where the configuration switches it on.
+// The window matters only where the configuration switches it on, and for Qwen only in the layers
+// from max_window_layers on.
 Status ConfigBuilder::read_window() {
   QUIPU_ASSIGN_OR_RETURN(const auto window, json_.get_int("sliding_window", 0, INT64_MAX));
   QUIPU_ASSIGN_OR_RETURN(const auto enabled, json_.get_bool("use_sliding_window"));
   const bool on = enabled.value_or(config_.architecture->model_type == "mistral");
-  if (window && *window > 0 && on) set_size("attention.sliding_window", *window);
+  if (!window || *window == 0 || !on) return Status::ok_status();
+  QUIPU_ASSIGN_OR_RETURN(const auto full_layers, json_.get_int("max_window_layers", 0, kSizeMax));
+  constexpr int64_t kQwenFullLayers = 28;  // where the configuration does not say
+  const int64_t first_windowed = arch_ == "llama" ? 0 : full_layers.value_or(kQwenFullLayers);
+  if (first_windowed >= config_.block_count) return Status::ok_status();
+  set_size("attention.sliding_window", *window);
+  if (first_windowed == 0) return Status::ok_status();
+  std::vector<bool> windowed;  // per layer, as GGUF's key may be
+  for (int64_t layer = 0; layer < config_.block_count; ++layer) {
+    windowed.push_back(layer >= first_windowed);
+  }
+  set("attention.sliding_window_pattern", std::move(windowed));
   return Status::ok_status();
 }
 
@@ -203,6 +215,10 @@ Status ConfigBuilder::read_yarn(const JsonReader& scaling, double factor) {
   if (beta_fast) set("rope.scaling.yarn_beta_fast", *beta_fast);
   QUIPU_ASSIGN_OR_RETURN(const auto beta_slow, scaling.get_number("beta_slow"));
   if (beta_slow) set("rope.scaling.yarn_beta_slow", *beta_slow);
+  QUIPU_ASSIGN_OR_RETURN(const auto truncate, scaling.get_bool("truncate"));
+  if (!truncate.value_or(true)) {
+    return unsupported("rope scaling 'yarn' with \"truncate\": false is not supported; true is");
+  }
   // The configuration's factor is the whole scale of the rotated vectors; GGUF's multiplies YaRN's
   // own 1 + 0.1 ln(factor).
   QUIPU_ASSIGN_OR_RETURN(const auto attention_factor, scaling.get_number("attention_factor"));

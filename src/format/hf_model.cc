@@ -22,6 +22,7 @@ constexpr uint64_t kConfigBytesMax = 8 * kMiB;
 constexpr JsonLimits kIndexLimits = {.bytes_max = 32 * kMiB, .depth_max = 8};
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
 constexpr std::string_view kRopeFactors = "rope_freqs.weight";
+constexpr std::string_view kTokenEmbedding = "token_embd.weight";
 
 // " such as DIR/x.gguf" for a directory that holds one: for the message to who gave the directory.
 std::string gguf_inside(const std::filesystem::path& directory) {
@@ -58,6 +59,7 @@ class HfModel : public ModelFile {
   Result<std::map<std::string, std::vector<std::string>>> read_index() const;
   Status add_shard(const std::string& name, const std::vector<std::string>& promised);
   Status add_tensor(const SafetensorsEntry& entry, const std::string& file);
+  DType converted_dtype(std::string_view name, const Shape& shape, DType stored) const;
   Status add_rope_factors();
   Status check_head() const;
 
@@ -215,8 +217,7 @@ Status HfModel::add_tensor(const SafetensorsEntry& entry, const std::string& fil
   Shape shape = entry.shape;
   if (transposed) std::swap(shape[0], shape[1]);
   DType dtype = shape.size() == 1 ? DType::kF32 : *entry.dtype;
-  if (options_.weights && is_linear_weight(mapped.gguf_name, shape))
-    dtype = fitting_dtype(*options_.weights, shape.back());
+  if (options_.weights) dtype = converted_dtype(mapped.gguf_name, shape, dtype);
   const int64_t rows = element_count(shape) / shape.back();
   const size_t bytes =
       static_cast<size_t>(rows) * row_bytes(dtype, static_cast<size_t>(shape.back()));
@@ -226,6 +227,14 @@ Status HfModel::add_tensor(const SafetensorsEntry& entry, const std::string& fil
   }
   sources_.push_back(std::move(source));
   return Status::ok_status();
+}
+
+// The type that a tensor stored as `stored` gets under options_.weights.
+DType HfModel::converted_dtype(std::string_view name, const Shape& shape, DType stored) const {
+  const bool tied_head = config_.tied_embeddings && name == kTokenEmbedding;
+  if (!tied_head && !is_linear_weight(name, shape)) return stored;
+  return mixed_dtype({*options_.weights, config_.block_count, config_.tied_embeddings}, name,
+                     shape);
 }
 
 Status HfModel::add_rope_factors() {
@@ -269,8 +278,7 @@ Result<TensorData> HfModel::read(std::string_view name) const {
     return view_or_aligned_copy(info.dtype, info.shape, source_bytes(tensor));
   TensorData data;
   QUIPU_ASSIGN_OR_RETURN(data.owned, AlignedBuffer::allocate(info.bytes));
-  QUIPU_RETURN_IF_ERROR(
-      convert_tensor(tensor, source_bytes(tensor), info.dtype, data.owned.bytes()));
+  convert_tensor(tensor, source_bytes(tensor), info.dtype, options_.threads, data.owned.bytes());
   data.view = {info.dtype, info.shape, data.owned.bytes()};
   return data;
 }

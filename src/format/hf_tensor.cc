@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
+#include <vector>
 
-#include "base/aligned_buffer.h"
 #include "tensor/quantize.h"
 
 namespace quipu {
@@ -31,51 +32,72 @@ void convert_row(DType from, const std::byte* source, DType to, std::span<float>
   quantize_row(to, scratch, out);
 }
 
-// Source [in, out] to rows of `out`: a few output rows at a time, so that each source row is read
-// in short runs and not element by element.
-Status convert_transposed(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
-                          std::span<std::byte> out) {
+// What one conversion needs beside its rows.
+struct Conversion {
+  const HfTensor& tensor;
+  const std::byte* source;
+  DType dtype;
+  size_t rows, columns;  // of the result
+  std::byte* out;
+};
+
+// Source [in, out] to rows `begin` to `end` of the result: a few rows at a time, so that each
+// source row is read in short runs and not element by element.
+void convert_transposed(const Conversion& c, size_t begin, size_t end) {
   constexpr size_t kRowsAtOnce = 16;
-  const size_t columns = static_cast<size_t>(tensor.source_shape[0]);
-  const size_t rows = static_cast<size_t>(tensor.source_shape[1]);
-  const size_t element_bytes = dtype_traits(tensor.source_dtype).block_bytes;
-  const size_t out_row_bytes = row_bytes(dtype, columns);
-  QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer,
-                         AlignedBuffer::allocate(columns * kRowsAtOnce * sizeof(float)));
-  float* panel = buffer.as<float>();
-  for (size_t first = 0; first < rows; first += kRowsAtOnce) {
-    const size_t count = std::min(kRowsAtOnce, rows - first);
-    for (size_t column = 0; column < columns; ++column) {
+  const size_t element_bytes = dtype_traits(c.tensor.source_dtype).block_bytes;
+  const size_t out_bytes = row_bytes(c.dtype, c.columns);
+  std::vector<float> panel(c.columns * kRowsAtOnce);
+  for (size_t first = begin; first < end; first += kRowsAtOnce) {
+    const size_t count = std::min(kRowsAtOnce, end - first);
+    for (size_t column = 0; column < c.columns; ++column) {
       float run[kRowsAtOnce];
-      dequantize_row(tensor.source_dtype, source.data() + (column * rows + first) * element_bytes,
+      dequantize_row(c.tensor.source_dtype, c.source + (column * c.rows + first) * element_bytes,
                      std::span(run, count));
-      for (size_t i = 0; i < count; ++i) panel[i * columns + column] = run[i];
+      for (size_t i = 0; i < count; ++i) panel[i * c.columns + column] = run[i];
     }
     for (size_t i = 0; i < count; ++i) {
-      quantize_row(dtype, std::span(panel + i * columns, columns),
-                   out.data() + (first + i) * out_row_bytes);
+      quantize_row(c.dtype, std::span(panel).subspan(i * c.columns, c.columns),
+                   c.out + (first + i) * out_bytes);
     }
   }
-  return Status::ok_status();
+}
+
+void convert_in_rows(const Conversion& c, size_t begin, size_t end) {
+  const size_t in_bytes = row_bytes(c.tensor.source_dtype, c.columns);
+  const size_t out_bytes = row_bytes(c.dtype, c.columns);
+  std::vector<float> scratch(c.columns);
+  for (size_t row = begin; row < end; ++row) {
+    convert_row(c.tensor.source_dtype, c.source + source_row(row, c.rows, c.tensor) * in_bytes,
+                c.dtype, scratch, c.out + row * out_bytes);
+  }
 }
 
 }  // namespace
 
-Status convert_tensor(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
-                      std::span<std::byte> out) {
-  if (tensor.order == RowOrder::kTransposed) return convert_transposed(tensor, source, dtype, out);
+void convert_tensor(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
+                    int threads, std::span<std::byte> out) {
+  QUIPU_CHECK(threads >= 1, "{} threads", threads);
+  const bool transposed = tensor.order == RowOrder::kTransposed;
   // A permuted vector (a bias) is a column: its "rows" are single elements.
   const bool column = tensor.order != RowOrder::kSame && tensor.source_shape.size() == 1;
-  const size_t columns = column ? 1 : static_cast<size_t>(tensor.source_shape.back());
-  const size_t rows = static_cast<size_t>(element_count(tensor.source_shape)) / columns;
-  const size_t in_bytes = row_bytes(tensor.source_dtype, columns);
-  const size_t out_bytes = row_bytes(dtype, columns);
-  QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(columns * sizeof(float)));
-  for (size_t row = 0; row < rows; ++row) {
-    convert_row(tensor.source_dtype, source.data() + source_row(row, rows, tensor) * in_bytes,
-                dtype, std::span(buffer.as<float>(), columns), out.data() + row * out_bytes);
-  }
-  return Status::ok_status();
+  const size_t elements = static_cast<size_t>(element_count(tensor.source_shape));
+  const size_t columns = column ? 1
+                                : static_cast<size_t>(transposed ? tensor.source_shape[0]
+                                                                 : tensor.source_shape.back());
+  const Conversion conversion = {tensor,  source.data(), dtype, elements / columns,
+                                 columns, out.data()};
+  const auto convert = [&](size_t begin, size_t end) {
+    transposed ? convert_transposed(conversion, begin, end)
+               : convert_in_rows(conversion, begin, end);
+  };
+  constexpr size_t kElementsPerThreadMin = size_t{1} << 18;  // less is done before a thread starts
+  const size_t workers =
+      std::clamp<size_t>(elements / kElementsPerThreadMin, 1, static_cast<size_t>(threads));
+  const auto boundary = [&](size_t worker) { return conversion.rows * worker / workers; };
+  std::vector<std::jthread> others;
+  for (size_t w = 1; w < workers; ++w) others.emplace_back(convert, boundary(w), boundary(w + 1));
+  convert(0, boundary(1));
 }
 
 }  // namespace quipu

@@ -24,11 +24,12 @@ struct HfTensor {
   bool is_view(DType dtype) const { return order == RowOrder::kSame && dtype == source_dtype; }
 };
 
-// Writes the tensor as `dtype` in GGUF's row order.
+// Writes the tensor as `dtype` in GGUF's row order, a large one on `threads` threads. The result
+// does not depend on their number.
 // SHAPE: source: source_bytes of the file; out: rows of row_bytes(dtype, columns).
-// REQUIRES: source_dtype is f32, f16 or bf16, and dtype's block divides the columns.
-// ERRORS: kResourceExhausted when there is no memory for a few rows.
-Status convert_tensor(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
-                      std::span<std::byte> out);
+// REQUIRES: source_dtype is f32, f16 or bf16, and dtype's block divides the columns,
+// and threads >= 1.
+void convert_tensor(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
+                    int threads, std::span<std::byte> out);
 
 }  // namespace quipu

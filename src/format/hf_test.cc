@@ -84,6 +84,23 @@ TEST(HfConfig, SlidingWindowOnlyWhereItIsOn) {
             64);
 }
 
+TEST(HfConfig, QwenWindowsItsLaterLayersOnly) {
+  const auto windows = [](const std::string& more) {
+    std::string text = llama_with(more);
+    text.replace(text.find("\"llama\""), 7, "\"qwen2\"");
+    text.replace(text.find("\"num_hidden_layers\":1"), 21, "\"num_hidden_layers\":3");
+    return config_of(text).value().metadata;
+  };
+  const std::string on = R"("use_sliding_window":true,"sliding_window":16)";
+  EXPECT_FALSE(windows(on).contains("qwen2.attention.sliding_window"));  // the first 28 are full
+  EXPECT_EQ(windows(on + R"(,"max_window_layers":0)").get_int("qwen2.attention.sliding_window"),
+            16);
+  const Metadata later = windows(on + R"(,"max_window_layers":2)");
+  ASSERT_TRUE(later.contains("qwen2.attention.sliding_window_pattern"));
+  EXPECT_EQ(std::get<std::vector<bool>>(*later.find("qwen2.attention.sliding_window_pattern")),
+            (std::vector<bool>{false, false, true}));
+}
+
 TEST(HfConfig, RopeScaling) {
   const auto linear = config_of(llama_with(R"("rope_scaling":{"type":"linear","factor":4.0})"));
   EXPECT_EQ(linear->metadata.get_string("llama.rope.scaling.type"), "linear");
@@ -124,6 +141,8 @@ TEST(HfConfig, RefusalsNameKeyExpectedAndFound) {
          {"'dynamic'", "linear, llama3, yarn"});
   refuse(llama_with(R"("rope_scaling":{"type":"linear"})"), ErrorCode::kCorruptData,
          {"'linear'", "'factor'", "none"});
+  refuse(llama_with(R"("rope_scaling":{"type":"yarn","factor":2.0,"truncate":false})"),
+         ErrorCode::kUnsupported, {"\"truncate\": false"});
   refuse(llama_with(R"("partial_rotary_factor":0.5)"), ErrorCode::kUnsupported,
          {"partial_rotary_factor"});
   refuse(llama_with(R"("quantization_config":{"quant_method":"gptq"})"), ErrorCode::kUnsupported,
@@ -211,7 +230,7 @@ TEST_F(HfDirectory, QuantisesLinearWeightsOnlyAndFallsBack) {
   ASSERT_TRUE(model.ok()) << model.status().message();
   EXPECT_EQ((*model)->find("blk.0.ffn_down.weight")->dtype, DType::kQ8_0);
   EXPECT_EQ((*model)->find("blk.0.ffn_up.weight")->dtype, DType::kBF16);
-  EXPECT_EQ((*model)->find("token_embd.weight")->dtype, DType::kF32);
+  EXPECT_EQ((*model)->find("token_embd.weight")->dtype, DType::kBF16);  // tied: the head too
   EXPECT_EQ((*model)->find("output_norm.weight")->dtype, DType::kF32);
   EXPECT_EQ((*model)->find("blk.0.ffn_down.weight")->bytes, 8u * 34u);
   // Any number of threads may read at once.
@@ -223,6 +242,23 @@ TEST_F(HfDirectory, QuantisesLinearWeightsOnlyAndFallsBack) {
       threads.emplace_back([&] { values = floats_of(**model, "blk.0.ffn_down.weight"); });
   }
   for (const auto& values : found) EXPECT_EQ(values, expected);
+}
+
+TEST_F(HfDirectory, ConvertsAnEmbeddingOnlyWhenItIsTheHeadToo) {
+  write_llama();
+  for (const DType type : {DType::kF16, DType::kF32}) {
+    const auto tied = open_model_file(folder_.path(), {.weights = type});
+    ASSERT_TRUE(tied.ok()) << tied.status().message();
+    EXPECT_EQ((*tied)->find("token_embd.weight")->dtype, type);
+  }
+  write_llama({{"lm_head.weight", {3, 8}}});
+  std::string config(kLlamaConfig);
+  config.replace(config.find("true"), 4, "false");
+  folder_.write("config.json", config);
+  const auto untied = open_model_file(folder_.path(), {.weights = DType::kF16});
+  ASSERT_TRUE(untied.ok()) << untied.status().message();
+  EXPECT_EQ((*untied)->find("token_embd.weight")->dtype, DType::kF32);
+  EXPECT_EQ((*untied)->find("output.weight")->dtype, DType::kF16);
 }
 
 TEST_F(HfDirectory, RefusesWhatDoesNotBelong) {

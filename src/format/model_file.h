@@ -47,10 +47,12 @@ struct TensorData {
 };
 
 struct ModelFileOptions {
-  // Quantise linear weights of a Hugging Face directory to this type while loading. Embeddings,
-  // norms and biases keep their type. A row that the type's block does not divide falls back to
-  // q8_0, then to bf16, as `quantize` does.
+  // Convert the linear weights of a Hugging Face directory while loading, to the mix of types that
+  // `quantize` would write for this type (format/weight_types.h). Norms, biases and embeddings keep
+  // their type, but an embedding that is the head too (tied) is converted.
   std::optional<DType> weights;
+  // Threads that one read() may use to convert a large tensor. REQUIRES: at least 1.
+  int threads = 1;
 };
 
 class ModelFile {

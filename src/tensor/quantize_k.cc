@@ -242,7 +242,7 @@ AffineSuperBlock quantize_affine(const float* x, int code_max) {
 
 // x ~ scale * code with codes -32..31, by the scale that leaves the least weighted error.
 float search_symmetric(const float* x, const float* weights) {
-  constexpr size_t n = 16;
+  constexpr size_t n = 16, kLanes = 4;
   float extreme = 0.0f;
   for (size_t i = 0; i < n; ++i) {
     if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
@@ -251,16 +251,27 @@ float search_symmetric(const float* x, const float* weights) {
   float best_gain = 0.0f, best_scale = 0.0f;
   for (int step = -9; step <= 9; ++step) {
     const float inverse = -(32.0f + 0.1f * static_cast<float>(step)) / extreme;
-    float wxl = 0.0f, wll = 0.0f;
+    float codes[n];
     for (size_t i = 0; i < n; ++i) {
-      const float code = static_cast<float>(code_of(x[i] * inverse, -32, 31));
-      wxl += weights[i] * x[i] * code;
-      wll += weights[i] * code * code;
+      float scaled = x[i] * inverse;
+      scaled = scaled > -32.0f ? scaled : -32.0f;
+      scaled = scaled < 31.0f ? scaled : 31.0f;
+      codes[i] = scaled + kRoundShift - kRoundShift;
     }
+    float wxl[kLanes] = {}, wll[kLanes] = {};
+    for (size_t i = 0; i < n; i += kLanes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const float weighted = weights[i + lane] * codes[i + lane];
+        wxl[lane] += weighted * x[i + lane];
+        wll[lane] += weighted * codes[i + lane];
+      }
+    }
+    const float sum_wxl = wxl[0] + wxl[1] + wxl[2] + wxl[3];
+    const float sum_wll = wll[0] + wll[1] + wll[2] + wll[3];
     // The error left by the best scale is sum(w x^2) - wxl^2 / wll: the gain is what it removes.
-    if (wll > 0.0f && wxl * wxl > best_gain * wll) {
-      best_gain = wxl * wxl / wll;
-      best_scale = wxl / wll;
+    if (sum_wll > 0.0f && sum_wxl * sum_wxl > best_gain * sum_wll) {
+      best_gain = sum_wxl * sum_wxl / sum_wll;
+      best_scale = sum_wxl / sum_wll;
     }
   }
   return best_scale;
