@@ -377,12 +377,16 @@ void quantize(const float* values, BlockQ6_K& block) {
 
 void dequantize(const BlockQ6_K& block, float* values) {
   const float d = f16_to_f32(block.d);
-  for (size_t i = 0; i < kSuperBlock; ++i) {
-    const size_t half = i / 128, group = i % 128 / 32, l = i % 32;
-    const int low = block.ql[64 * half + 32 * (group % 2) + l] >> (group < 2 ? 0 : 4) & 15;
-    const int high = block.qh[32 * half + l] >> (2 * group) & 3;
-    const float scale = d * static_cast<float>(block.scales[i / 16]);
-    values[i] = scale * static_cast<float>((low | high << 4) - 32);
+  for (size_t run = 0; run < kSubBlocksQ6; ++run) {  // 16 elements with one scale
+    const size_t half = run / 8, group = run % 8 / 2, first = 16 * (run % 2);
+    const uint8_t* low = block.ql + 64 * half + 32 * (group % 2) + first;
+    const uint8_t* high = block.qh + 32 * half + first;
+    const int low_shift = group < 2 ? 0 : 4, high_shift = static_cast<int>(2 * group);
+    const float scale = d * static_cast<float>(block.scales[run]);
+    for (size_t l = 0; l < 16; ++l) {
+      const int code = (low[l] >> low_shift & 15) | (high[l] >> high_shift & 3) << 4;
+      values[16 * run + l] = scale * static_cast<float>(code - 32);
+    }
   }
 }
 
