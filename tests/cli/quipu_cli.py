@@ -15,7 +15,7 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("QUIPU_PROGRAM", str(ROOT / "build" / "release" / "src" / "cli" / "quipu"))
+PROGRAM = os.environ.get("QUIPU_PROGRAM", str(ROOT / "build" / "release" / "quipu"))
 SHARED = pathlib.Path(os.environ.get("QUIPU_SHARED_DIR", ROOT.parent / "shared"))
 TIME_OUT_S = 120
 
