@@ -1,5 +1,6 @@
 #include "backend/cpu/packed_weight.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "backend/cpu/thread_pool.h"
@@ -29,6 +30,12 @@ PackTraits pack_traits(DType dtype) {
     case DType::kQ6_K: return {Pack::kU6K, kCodes, kGroup, 384, kSuperSigned, true, 5};
   }
   QUIPU_CHECK(false, "no packing for type {}", static_cast<int>(dtype));
+}
+
+// Bytes of a whole block of eight groups.
+size_t block_bytes(const PackTraits& traits) {
+  return kSuperGroups * traits.column_bytes +
+         (traits.super_scales ? traits.scale_bytes : kSuperGroups * traits.scale_bytes);
 }
 
 const char* pack_name(Pack pack) {
@@ -162,7 +169,7 @@ void write_codes(Pack pack, const Group& group, size_t lane, uint8_t* codes) {
   }
 }
 
-// Writes one row's scales of group g.
+// Writes one row's scales of group g of a block.
 void write_scales(const PackTraits& traits, const Group& group, size_t g, size_t lane,
                   uint8_t* scales) {
   const auto put_half = [](uint8_t* at, uint16_t value) { std::memcpy(at, &value, 2); };
@@ -172,27 +179,28 @@ void write_scales(const PackTraits& traits, const Group& group, size_t g, size_t
     if (traits.scale_bytes == 4 * kLanes) put_half(at + 2 * kLanes + 2 * lane, group.minimum);
     return;
   }
-  uint8_t* at = scales + g / kSuperGroups * traits.scale_bytes;
-  const size_t s = g % kSuperGroups;
+  uint8_t* at = scales;
   put_half(at + 2 * lane, group.scale);
   if (traits.pack == Pack::kU6K) {
-    uint8_t* sub = at + 2 * kLanes + 2 * s * kLanes;
+    uint8_t* sub = at + 2 * kLanes + 2 * g * kLanes;
     std::memcpy(sub + lane, &group.sub_signed[0], 1);
     std::memcpy(sub + kLanes + lane, &group.sub_signed[1], 1);
     return;
   }
   put_half(at + 2 * kLanes + 2 * lane, group.minimum);
-  at[4 * kLanes + s * kLanes + lane] = group.sub_scale;
-  at[(4 + kSuperGroups + s) * kLanes + lane] = group.sub_minimum;
+  at[(4 + g) * kLanes + lane] = group.sub_scale;
+  at[(4 + kSuperGroups + g) * kLanes + lane] = group.sub_minimum;
 }
 
 void pack_quantised_row(DType dtype, const PackTraits& traits, const std::byte* row, size_t groups,
                         size_t lane, uint8_t* tile) {
-  uint8_t* scales = tile + groups * traits.column_bytes;
   for (size_t g = 0; g < groups; ++g) {
     const Group group = traits.super_scales ? read_k(dtype, row, g) : read_simple(dtype, row, g);
-    write_codes(traits.pack, group, lane, tile + g * traits.column_bytes);
-    write_scales(traits, group, g, lane, scales);
+    const size_t in_block = g % kSuperGroups, first = g - in_block;
+    uint8_t* block = tile + first / kSuperGroups * block_bytes(traits);
+    uint8_t* scales = block + std::min<size_t>(kSuperGroups, groups - first) * traits.column_bytes;
+    write_codes(traits.pack, group, lane, block + in_block * traits.column_bytes);
+    write_scales(traits, group, in_block, lane, scales);
   }
 }
 

@@ -2,18 +2,22 @@
 //
 //   matrix   | tile 0: rows 0..15 | tile 1: rows 16..31 | ...   each tile_bytes, 64-byte aligned
 //
-// Rows past the last and columns past the last are zero, so odd sizes need no special case. A tile
-// by kind (G = in_features / 32 groups, S = in_features / 256 super-blocks, [16] runs over rows):
+// Rows past the last and columns past the last are zero, so odd sizes need no special case. Plain
+// tiles ([16] runs over rows):
 //
 //   kF32    [in_features][16] f32          kF16   [in_features][16] f16
 //   kBf16   [in_features / 2][16][2] bf16
-//   kU8     codes [G][8][16][4] u8 | [G] scale[16] f16
-//   kU4     codes [G][4][16][4] u8 | [G] scale[16] f16
+//
+// A quantised tile is a run of blocks of n = 8 groups of 32 columns (the last may have fewer), each
+// with its codes and then its scales, so that a matrix is read as one stream:
+//
+//   kU8     [n][8][16][4] u8 | [n] scale[16] f16
+//   kU4     [n][4][16][4] u8 | [n] scale[16] f16
 //           byte b of quad j: low nibble column 4 j + b, high nibble column 4 (j + 4) + b
-//   ..Min   the same with [G] { scale[16] f16, minimum[16] f16 }
-//   kU4K    codes as kU4 | [S] { d[16] f16, -dmin[16] f16, scale[8][16] u8, minimum[8][16] u8 }
+//   ..Min   the same with [n] { scale[16] f16, minimum[16] f16 }
+//   kU4K    codes as kU4 | d[16] f16, -dmin[16] f16, scale[8][16] u8, minimum[8][16] u8
 //   kU8K    codes as kU8 | the same
-//   kU6K    [G] { nibbles [4][16][4], planes [2][16][4] } | [S] { d[16] f16, scale[16][16] i8 }
+//   kU6K    [8] { nibbles [4][16][4], planes [2][16][4] } | d[16] f16, scale[16][16] i8
 //           bits 2 i, 2 i + 1 of plane h: the high bits of quad 4 h + i
 //
 // Stored type -> pack: Q8_0 kU8 (zero point 128), Q5_0 kU8 (16), Q5_1 kU8Min, Q4_0 kU4 (8),
@@ -41,7 +45,7 @@ struct PackTraits {
   BlockLayout layout;
   size_t group;        // columns per unit of DotArgs::k
   size_t column_bytes; // bytes of a tile per such unit, without scales
-  size_t scale_bytes;  // bytes of scales per group, or per super-block of a k-quant
+  size_t scale_bytes;  // bytes of scales per group, or per block of a k-quant
   bool super_scales;
   int zero_shift;
 };

@@ -17,7 +17,7 @@ namespace {
 constexpr int kCodeTokens = 4;
 constexpr int kFloatTiles = 1, kFloatTokens = 6;  // 12 sums of one register
 constexpr int kValueRows = 2, kValueVectors = 2;  // 8 sums of one register
-constexpr size_t kPrefetchBytes = 8192;
+constexpr size_t kPrefetchBytes = 1024;
 
 struct Vec { __m256 a, b; };     // lanes 0..7, 8..15
 struct IntVec { __m256i a, b; };
@@ -243,40 +243,11 @@ QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec&
   }
   return r;
 }
-template <int kBits>
-QUIPU_INLINE IntVec load_quad(const uint8_t* p) {
-  const __m256i flip = _mm256_set1_epi8(kBits == 8 ? static_cast<char>(0x80) : 0);
-  return {_mm256_xor_si256(load_256(p), flip), _mm256_xor_si256(load_256(p + 32), flip)};
-}
-QUIPU_INLINE IntVec low_nibbles(const IntVec& x) {
-  const __m256i low = _mm256_set1_epi8(15);
-  return {_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)};
-}
-QUIPU_INLINE IntVec high_nibbles(const IntVec& x) {
-  return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
-}
-QUIPU_INLINE __m256i with_plane_8(__m256i nibbles, __m256i plane, int i) {
-  const __m256i shifted =
-      i < 2 ? _mm256_slli_epi16(plane, 4 - 2 * i) : _mm256_srli_epi16(plane, 2 * i - 4);
-  return _mm256_or_si256(nibbles, _mm256_and_si256(shifted, _mm256_set1_epi8(0x30)));
-}
-QUIPU_INLINE IntVec with_plane(const IntVec& nibbles, const IntVec& plane, int i) {
-  return {with_plane_8(nibbles.a, plane.a, i), with_plane_8(nibbles.b, plane.b, i)};
-}
-QUIPU_INLINE IntVec load_quad_of_x(const int8_t* x, int quad) {
-  int32_t four;
-  memcpy(&four, x + 4 * quad, 4);
-  return int_splat(four);
-}
-template <int kBits>
-QUIPU_INLINE IntVec dot_quad(const IntVec& codes, const IntVec& x, const IntVec& sum) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(multiply_codes<kBits>(codes.a, x.a), ones)),
-          _mm256_add_epi32(sum.b, _mm256_madd_epi16(multiply_codes<kBits>(codes.b, x.b), ones))};
-}
 // The cheapest exact way of this set: products, then pairs to 32 bits, then the sum.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
-  return dot_quad<4>(codes, x, sum);
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.a, x.a), ones)),
+          _mm256_add_epi32(sum.b, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.b, x.b), ones))};
 }
 QUIPU_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 

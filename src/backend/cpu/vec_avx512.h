@@ -17,7 +17,7 @@ namespace {
 constexpr int kCodeTokens = 16;                   // 16 sums, 8 registers of codes
 constexpr int kFloatTiles = 2, kFloatTokens = 8;  // 16 sums
 constexpr int kValueRows = 4, kValueVectors = 4;  // 16 sums
-constexpr size_t kPrefetchBytes = 8192;
+constexpr size_t kPrefetchBytes = 1024;
 
 struct Vec { __m512 v; };
 struct IntVec { __m512i v; };
@@ -159,33 +159,9 @@ QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec&
   }
   return r;
 }
-// One quad at a time: 64 codes, or 64 pairs of nibbles, and four activations in every lane.
-template <int kBits>
-QUIPU_INLINE IntVec load_quad(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-QUIPU_INLINE IntVec low_nibbles(const IntVec& a) {
-  return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))};
-}
-QUIPU_INLINE IntVec high_nibbles(const IntVec& a) {
-  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
-}
-// Adds bits 2 i, 2 i + 1 of the plane as bits 4, 5. REQUIRES: i is a constant after inlining.
-QUIPU_INLINE IntVec with_plane(const IntVec& nibbles, const IntVec& plane, int i) {
-  const __m512i shifted = i < 2 ? _mm512_slli_epi16(plane.v, static_cast<unsigned>(4 - 2 * i))
-                                : _mm512_srli_epi16(plane.v, static_cast<unsigned>(2 * i - 4));
-  return {_mm512_ternarylogic_epi32(nibbles.v, shifted, _mm512_set1_epi8(0x30), 0xF8)};
-}
-QUIPU_INLINE IntVec load_quad_of_x(const int8_t* x, int quad) {
-  int32_t four;
-  memcpy(&four, x + 4 * quad, 4);
-  return int_splat(four);
-}
-template <int kBits>
-QUIPU_INLINE IntVec dot_quad(const IntVec& codes, const IntVec& x, const IntVec& sum) {
-  return {_mm512_dpbusd_epi32(sum.v, codes.v, x.v)};
-}
 // One multiply-add instruction's worth of work, operands in registers: 64 products.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
-  return dot_quad<8>(codes, x, sum);
+  return {_mm512_dpbusd_epi32(sum.v, codes.v, x.v)};
 }
 QUIPU_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 

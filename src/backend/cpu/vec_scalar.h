@@ -252,32 +252,8 @@ QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec&
   }
   return r;
 }
-// One quad at a time: 64 codes, or 64 pairs of nibbles, and four activations in every lane.
-template <int kBits>
-QUIPU_INLINE IntVec load_quad(const uint8_t* p) { return load_int(p); }
-QUIPU_INLINE IntVec low_nibbles(const IntVec& a) {
-  IntVec r;
-  QUIPU_LANES r.v[i] = a.v[i] & 0x0F0F0F0F;
-  return r;
-}
-QUIPU_INLINE IntVec high_nibbles(const IntVec& a) {
-  IntVec r;
-  QUIPU_LANES r.v[i] = (a.v[i] >> 4) & 0x0F0F0F0F;
-  return r;
-}
-// Adds bits 2 j, 2 j + 1 of the plane as bits 4, 5.
-QUIPU_INLINE IntVec with_plane(const IntVec& nibbles, const IntVec& plane, int j) {
-  IntVec r;
-  QUIPU_LANES r.v[i] = nibbles.v[i] | ((plane.v[i] >> (2 * j)) & 0x03030303) << 4;
-  return r;
-}
-QUIPU_INLINE IntVec load_quad_of_x(const int8_t* x, int quad) {
-  int32_t four;
-  memcpy(&four, x + 4 * quad, 4);
-  return int_splat(four);
-}
-template <int kBits>
-QUIPU_INLINE IntVec dot_quad(const IntVec& codes, const IntVec& x, const IntVec& sum) {
+// 64 products, for measuring the peak.
+QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
   IntVec r = sum;
   for (int i = 0; i < kLanes; ++i) {
     for (int b = 0; b < 32; b += 8) {
@@ -285,9 +261,6 @@ QUIPU_INLINE IntVec dot_quad(const IntVec& codes, const IntVec& x, const IntVec&
     }
   }
   return r;
-}
-QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
-  return dot_quad<8>(codes, x, sum);
 }
 QUIPU_INLINE void prefetch(const void*) {}
 
