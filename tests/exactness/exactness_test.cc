@@ -1,6 +1,6 @@
-// The determinism contract, bit for bit: for one instruction set, weight type and KV format the same
-// request gives the same logits and tokens, however it is cut, shared out, crowded, cached, preempted
-// or blocked.
+// The determinism contract, bit for bit: for one instruction set, weight type and KV format the
+// same request gives the same logits and tokens, however it is cut, shared out, crowded, cached,
+// preempted or blocked.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -34,8 +34,8 @@ std::vector<Setting> all_settings() {
 }
 
 std::string setting_name(const testing::TestParamInfo<Setting>& info) {
-  std::string name = fmt::format("{}_{}_{}", info.param.shape.substr(5), dtype_name(info.param.weights),
-                                 isa_name(info.param.isa));
+  std::string name = fmt::format("{}_{}_{}", info.param.shape.substr(5),
+                                 dtype_name(info.param.weights), isa_name(info.param.isa));
   std::ranges::replace(name, '-', '_');
   return name;
 }
@@ -53,7 +53,9 @@ class Exactness : public testing::TestWithParam<Setting> {
   // Both KV formats. The scalar kernels, whose only job is to be plain, take one each to save time.
   std::vector<KvFormat> kv_formats() const {
     if (GetParam().isa != Isa::kScalar) return {KvFormat::kF32, KvFormat::kBF16};
-    return {GetParam().weights == DType::kF32 || GetParam().weights == DType::kQ4_K ? KvFormat::kF32 : KvFormat::kBF16};
+    return {GetParam().weights == DType::kF32 || GetParam().weights == DType::kQ4_K
+                ? KvFormat::kF32
+                : KvFormat::kBF16};
   }
 };
 
@@ -63,8 +65,10 @@ TEST_P(Exactness, ChunkSizesDoNotMatter) {
     const Outcome whole = run_alone(*model, {.kv_format = format}, target_request());
     for (const int chunk : {1, 7, 64}) {
       // kAll shows every position's logits; the whole prompt's must agree where it shows them.
-      const Outcome cut = run_alone(*model, {.kv_format = format, .chunk = chunk}, target_request(LogitsWanted::kAll));
-      EXPECT_EQ(difference(cut, whole, kOutputTokens), "") << kv_format_name(format) << ", chunk " << chunk;
+      const Outcome cut = run_alone(*model, {.kv_format = format, .chunk = chunk},
+                                    target_request(LogitsWanted::kAll));
+      EXPECT_EQ(difference(cut, whole, kOutputTokens), "")
+          << kv_format_name(format) << ", chunk " << chunk;
     }
   }
 }
@@ -72,8 +76,10 @@ TEST_P(Exactness, ChunkSizesDoNotMatter) {
 TEST_P(Exactness, EveryPositionAgreesBetweenChunkSizes) {
   const auto model = open();
   const KvFormat format = kv_formats().back();
-  const Outcome one = run_alone(*model, {.kv_format = format, .chunk = 1}, target_request(LogitsWanted::kAll));
-  const Outcome many = run_alone(*model, {.kv_format = format, .chunk = 64}, target_request(LogitsWanted::kAll));
+  const Outcome one =
+      run_alone(*model, {.kv_format = format, .chunk = 1}, target_request(LogitsWanted::kAll));
+  const Outcome many =
+      run_alone(*model, {.kv_format = format, .chunk = 64}, target_request(LogitsWanted::kAll));
   EXPECT_EQ(difference(many, one, kPromptTokens + kOutputTokens - 1), "");
 }
 
@@ -84,7 +90,8 @@ TEST_P(Exactness, ThreadsDoNotMatter) {
     for (const KvFormat format : kv_formats()) {
       const Outcome expected = run_alone(*model, {.kv_format = format}, target_request());
       for (const int chunk : {512, 7}) {
-        const Outcome actual = run_alone(*other, {.kv_format = format, .chunk = chunk}, target_request());
+        const Outcome actual =
+            run_alone(*other, {.kv_format = format, .chunk = chunk}, target_request());
         EXPECT_EQ(difference(actual, expected, kOutputTokens), "")
             << kv_format_name(format) << ", " << threads << " threads, chunk " << chunk;
       }
@@ -97,7 +104,8 @@ TEST_P(Exactness, ThreadsDoNotMatter) {
 TEST_P(Exactness, CompanyDoesNotMatter) {
   const auto model = open(2);
   const auto request = [](uint64_t seed) {
-    Request made = make_request(random_tokens(seed, 5 + seed * 13 % 90), 3 + static_cast<int64_t>(seed % 9));
+    Request made =
+        make_request(random_tokens(seed, 5 + seed * 13 % 90), 3 + static_cast<int64_t>(seed % 9));
     made.sampling.seed = seed;
     if (seed % 4 == 1) made.sampling.repetition_penalty = 1.2f;
     if (seed % 5 == 0) made.sampling.temperature = 0;
@@ -111,7 +119,8 @@ TEST_P(Exactness, CompanyDoesNotMatter) {
     const std::vector<Outcome> together = run(*crowded.engine, std::move(requests), 1);
     for (const uint64_t seed : {1, 5, 12}) {
       const Outcome alone = run_alone(*model, {.kv_format = format}, request(seed));
-      EXPECT_EQ(difference(together[seed - 1], alone, 3), "") << kv_format_name(format) << ", request " << seed;
+      EXPECT_EQ(difference(together[seed - 1], alone, 3), "")
+          << kv_format_name(format) << ", request " << seed;
     }
   }
 }
@@ -130,7 +139,8 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
     run_one(target_request());
     const Outcome again = run_one(target_request());
     EXPECT_EQ(again.stats.cached_tokens, static_cast<int64_t>(kPromptTokens) - 1);
-    EXPECT_EQ(difference(again, cold, kOutputTokens), "") << kv_format_name(format) << ", the same prompt";
+    EXPECT_EQ(difference(again, cold, kOutputTokens), "")
+        << kv_format_name(format) << ", the same prompt";
 
     // The same beginning up to the middle of a block, then other tokens.
     std::vector<TokenId> branch = random_tokens(kTarget, kPromptTokens);
@@ -140,7 +150,8 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
     const Outcome branched = run_one(make_request(branch, kOutputTokens));
     EXPECT_EQ(branched.stats.cached_tokens, 37);
     const Outcome branched_cold = run_alone(*model, settings, make_request(branch, kOutputTokens));
-    EXPECT_EQ(difference(branched, branched_cold, kOutputTokens), "") << kv_format_name(format) << ", a branch";
+    EXPECT_EQ(difference(branched, branched_cold, kOutputTokens), "")
+        << kv_format_name(format) << ", a branch";
 
     // The next turn of a conversation: prompt, output, and more.
     std::vector<TokenId> turn = random_tokens(kTarget, kPromptTokens);
@@ -150,7 +161,8 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
     const Outcome next = run_one(make_request(turn, kOutputTokens));
     EXPECT_GE(next.stats.cached_tokens, static_cast<int64_t>(kPromptTokens) + kOutputTokens - 1);
     const Outcome next_cold = run_alone(*model, settings, make_request(turn, kOutputTokens));
-    EXPECT_EQ(difference(next, next_cold, kOutputTokens), "") << kv_format_name(format) << ", the next turn";
+    EXPECT_EQ(difference(next, next_cold, kOutputTokens), "")
+        << kv_format_name(format) << ", the next turn";
   }
 }
 
@@ -158,7 +170,9 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
 TEST_P(Exactness, PreemptionDoesNotMatter) {
   const auto model = open();
   for (const KvFormat format : kv_formats()) {
-    const auto request = [](uint64_t seed) { return make_request(random_tokens(seed, kPromptTokens), 16); };
+    const auto request = [](uint64_t seed) {
+      return make_request(random_tokens(seed, kPromptTokens), 16);
+    };
     std::vector<Request> requests;
     for (const uint64_t seed : {1, 2, 3}) requests.push_back(request(seed));
     TinyEngine tight(*model, {.kv_format = format, .block_tokens = 16, .blocks = 11});
@@ -167,8 +181,10 @@ TEST_P(Exactness, PreemptionDoesNotMatter) {
     for (const uint64_t seed : {1, 2, 3}) {
       const Outcome& outcome = outcomes[seed - 1];
       preemptions += outcome.stats.preemptions;
-      const Outcome alone = run_alone(*model, {.kv_format = format, .block_tokens = 16}, request(seed));
-      EXPECT_EQ(difference(outcome, alone, 16), "") << kv_format_name(format) << ", request " << seed;
+      const Outcome alone =
+          run_alone(*model, {.kv_format = format, .block_tokens = 16}, request(seed));
+      EXPECT_EQ(difference(outcome, alone, 16), "")
+          << kv_format_name(format) << ", request " << seed;
     }
     EXPECT_GT(preemptions, 0) << "the pool was not tight";
   }
@@ -177,10 +193,13 @@ TEST_P(Exactness, PreemptionDoesNotMatter) {
 TEST_P(Exactness, BlockSizesDoNotMatter) {
   const auto model = open();
   for (const KvFormat format : kv_formats()) {
-    const Outcome expected = run_alone(*model, {.kv_format = format, .block_tokens = 32}, target_request());
+    const Outcome expected =
+        run_alone(*model, {.kv_format = format, .block_tokens = 32}, target_request());
     for (const int block_tokens : {16, 64}) {
-      const Outcome actual = run_alone(*model, {.kv_format = format, .block_tokens = block_tokens}, target_request());
-      EXPECT_EQ(difference(actual, expected, kOutputTokens), "") << kv_format_name(format) << ", blocks of " << block_tokens;
+      const Outcome actual =
+          run_alone(*model, {.kv_format = format, .block_tokens = block_tokens}, target_request());
+      EXPECT_EQ(difference(actual, expected, kOutputTokens), "")
+          << kv_format_name(format) << ", blocks of " << block_tokens;
     }
   }
 }
@@ -191,7 +210,8 @@ TEST_P(Exactness, NoCacheGivesTheSameBits) {
   const auto model = open();
   for (const KvFormat format : kv_formats()) {
     const Outcome on = run_alone(*model, {.kv_format = format}, target_request());
-    const Outcome off = run_alone(*model, {.kv_format = format, .keep_kv = false}, target_request());
+    const Outcome off =
+        run_alone(*model, {.kv_format = format, .keep_kv = false}, target_request());
     EXPECT_EQ(difference(off, on, kOutputTokens), "") << kv_format_name(format);
   }
 }
@@ -208,7 +228,8 @@ TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
   const auto request = [](uint64_t seed) { return make_request(random_tokens(seed, 600), 4); };
   const Outcome expected = run_alone(*model, {.kv_format = KvFormat::kBF16}, request(kTarget));
   for (const int chunk : {61, 512}) {
-    const Outcome actual = run_alone(*threaded, {.kv_format = KvFormat::kBF16, .chunk = chunk}, request(kTarget));
+    const Outcome actual =
+        run_alone(*threaded, {.kv_format = KvFormat::kBF16, .chunk = chunk}, request(kTarget));
     EXPECT_EQ(difference(actual, expected, 4), "") << "3 threads, chunk " << chunk;
   }
   TinyEngine shared(*threaded, {.kv_format = KvFormat::kBF16, .chunk = 100, .block_tokens = 16});
@@ -260,7 +281,8 @@ TEST(Comparison, OtherPromptsSeedsAndFormatsDiffer) {
 
   Request other_prompt = target_request();
   other_prompt.prompt.front() ^= 1;
-  EXPECT_NE(difference(run_alone(*model, {}, std::move(other_prompt)), expected, kOutputTokens), "");
+  EXPECT_NE(difference(run_alone(*model, {}, std::move(other_prompt)), expected, kOutputTokens),
+            "");
 
   Request other_seed = target_request();
   other_seed.sampling.seed = 43;

@@ -1,5 +1,6 @@
-// A steady decode step allocates nothing: everything is sized at start or when a request arrives. The
-// one exception is a block that closes: it becomes a node of the prefix index, once in 32 tokens.
+// A steady decode step allocates nothing: everything is sized at start or when a request arrives.
+// The one exception is a block that closes: it becomes a node of the prefix index, once in 32
+// tokens.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -23,7 +24,9 @@ void* counted(size_t bytes, size_t alignment) {
 }  // namespace
 
 void* operator new(size_t bytes) { return counted(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
-void* operator new(size_t bytes, std::align_val_t alignment) { return counted(bytes, static_cast<size_t>(alignment)); }
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<size_t>(alignment));
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
@@ -39,9 +42,11 @@ struct Counted {
 };
 
 // Allocations in up to `steps` decode steps of `requests` sequences that were submitted together.
-Counted count_allocations(Engine& engine, int requests, float temperature, int warm_up_steps, int steps) {
+Counted count_allocations(Engine& engine, int requests, float temperature, int warm_up_steps,
+                          int steps) {
   for (int i = 0; i < requests; ++i) {
-    Request request = make_request(random_tokens(static_cast<uint64_t>(i), 40), 400, LogitsWanted::kNone);
+    Request request =
+        make_request(random_tokens(static_cast<uint64_t>(i), 40), 400, LogitsWanted::kNone);
     request.id = RequestId(i);
     request.sampling.temperature = temperature;
     const Status status = engine.submit(std::move(request));
@@ -66,7 +71,8 @@ class SteadyState : public testing::TestWithParam<float> {};
 
 TEST_P(SteadyState, ADecodeStepAllocatesNothing) {
   for (const DType weights : {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_K}) {
-    const auto model = open_tiny_model("tiny-llama", weights, detect_cpu_features().usable.back(), 2);
+    const auto model =
+        open_tiny_model("tiny-llama", weights, detect_cpu_features().usable.back(), 2);
     for (const int requests : {1, 6}) {
       TinyEngine tiny(*model, {.kv_format = KvFormat::kBF16});
       const Counted counted = count_allocations(*tiny.engine, requests, GetParam(), 10, 200);
@@ -78,7 +84,9 @@ TEST_P(SteadyState, ADecodeStepAllocatesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Temperature, SteadyState, testing::Values(0.0f, 1.0f),
-                         [](const auto& setting) { return setting.param == 0 ? "greedy" : "drawn"; });
+                         [](const auto& setting) {
+                           return setting.param == 0 ? "greedy" : "drawn";
+                         });
 
 TEST(AllocationCounter, Counts) {
   allocations = 0;

@@ -17,7 +17,9 @@ constexpr uint64_t kVocabulary = 321;  // of every tiny shape
 // A folder for the models, gone when the process ends.
 class ScratchFolder {
  public:
-  ScratchFolder() : path_(std::filesystem::temp_directory_path() / ("quipu-exactness-" + std::to_string(getpid()))) {
+  ScratchFolder()
+      : path_(std::filesystem::temp_directory_path() /
+              ("quipu-exactness-" + std::to_string(getpid()))) {
     std::filesystem::create_directories(path_);
   }
   ~ScratchFolder() {
@@ -51,7 +53,8 @@ std::vector<std::string> tiny_shapes() {
 
 std::filesystem::path tiny_model_path(const std::string& shape, DType weights) {
   static const ScratchFolder folder;
-  std::filesystem::path path = folder.path() / (shape + "-" + std::string(dtype_name(weights)) + ".gguf");
+  std::filesystem::path path =
+      folder.path() / (shape + "-" + std::string(dtype_name(weights)) + ".gguf");
   if (!std::filesystem::exists(path)) {
     SynthOptions options;
     options.shape = shape;
@@ -64,10 +67,12 @@ std::filesystem::path tiny_model_path(const std::string& shape, DType weights) {
   return path;
 }
 
-std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weights, Isa isa, int threads) {
+std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weights, Isa isa,
+                                           int threads) {
   auto tiny = std::make_unique<TinyModel>();
   tiny->file = value_or_die(open_model_file(tiny_model_path(shape, weights)));
-  tiny->backend = value_or_die(make_cpu_backend({.threads = threads, .isa = isa, .pin_threads = false}));
+  tiny->backend =
+      value_or_die(make_cpu_backend({.threads = threads, .isa = isa, .pin_threads = false}));
   tiny->model = value_or_die(load_model(*tiny->file, *tiny->backend, {.batch_tokens_max = 512}));
   return tiny;
 }
@@ -79,15 +84,18 @@ TinyEngine::TinyEngine(TinyModel& model, const EngineSettings& settings) {
   config.block_tokens = settings.block_tokens;
   config.prefill_chunk_max = settings.chunk;
   config.keep_kv = settings.keep_kv;
-  config.kv_bytes = kv_cache_spec_for(model.model->config(), settings.kv_format, settings.block_tokens).block_bytes *
-                    static_cast<uint64_t>(settings.blocks);
+  config.kv_bytes =
+      kv_cache_spec_for(model.model->config(), settings.kv_format, settings.block_tokens)
+          .block_bytes *
+      static_cast<uint64_t>(settings.blocks);
   engine = value_or_die(Engine::create(*model.model, *model.backend, config, clock));
 }
 
 std::vector<TokenId> random_tokens(uint64_t seed, size_t count) {
   Random random(seed);
   std::vector<TokenId> tokens;
-  while (tokens.size() < count) tokens.push_back(static_cast<TokenId>(random.next_below(kVocabulary)));
+  while (tokens.size() < count)
+    tokens.push_back(static_cast<TokenId>(random.next_below(kVocabulary)));
   return tokens;
 }
 
@@ -112,7 +120,8 @@ std::vector<Outcome> run(Engine& engine, std::vector<Request> requests, int stag
       request.id = RequestId(static_cast<int64_t>(submitted));
       if (request.logits_wanted != LogitsWanted::kNone) {
         request.on_logits = [&outcome](int64_t position, std::span<const float> logits) {
-          outcome.shown_twice |= !outcome.logits.try_emplace(position, logits.begin(), logits.end()).second;
+          outcome.shown_twice |=
+              !outcome.logits.try_emplace(position, logits.begin(), logits.end()).second;
         };
       }
       const Status status = engine.submit(std::move(request));
@@ -152,13 +161,16 @@ std::string difference(const Outcome& actual, const Outcome& expected, size_t co
            std::memcmp(&logits[at], &found->second[at], sizeof(float)) == 0) {
       ++at;
     }
-    return fmt::format("logits at position {}, entry {} of {}: {} instead of {}", position, at, logits.size(),
-                       at < found->second.size() ? found->second[at] : 0.0f, at < logits.size() ? logits[at] : 0.0f);
+    return fmt::format("logits at position {}, entry {} of {}: {} instead of {}", position, at,
+                       logits.size(), at < found->second.size() ? found->second[at] : 0.0f,
+                       at < logits.size() ? logits[at] : 0.0f);
   }
   if (common < common_min) return fmt::format("{} common positions, {} wanted", common, common_min);
   if (actual.tokens != expected.tokens) {
     size_t at = 0;
-    while (at < actual.tokens.size() && at < expected.tokens.size() && actual.tokens[at] == expected.tokens[at]) ++at;
+    while (at < actual.tokens.size() && at < expected.tokens.size() &&
+           actual.tokens[at] == expected.tokens[at])
+      ++at;
     return fmt::format("output token {} of {} differs", at, expected.tokens.size());
   }
   return "";

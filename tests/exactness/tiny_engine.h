@@ -27,7 +27,8 @@ struct TinyModel {
   std::unique_ptr<Model> model;
 };
 
-std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weights, Isa isa, int threads);
+std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weights, Isa isa,
+                                           int threads);
 
 struct EngineSettings {
   KvFormat kv_format = KvFormat::kF32;
@@ -49,14 +50,15 @@ struct Outcome {
   std::map<int64_t, std::vector<float>> logits;  // by position
   std::vector<TokenId> tokens;
   RequestStats stats;
-  int finishes = 0;            // terminal events; always exactly one
-  bool shown_twice = false;    // a position's logits came twice
+  int finishes = 0;          // terminal events; always exactly one
+  bool shown_twice = false;  // a position's logits came twice
 };
 
 std::vector<TokenId> random_tokens(uint64_t seed, size_t count);
 
 // A request that draws with temperature 1 and a seed, so that the tokens prove the sampler too.
-Request make_request(std::vector<TokenId> prompt, int64_t max_tokens, LogitsWanted wanted = LogitsWanted::kSampled);
+Request make_request(std::vector<TokenId> prompt, int64_t max_tokens,
+                     LogitsWanted wanted = LogitsWanted::kSampled);
 
 // Runs all requests to their end. Request i joins before step i * stagger.
 // The engine's invariants are checked after every step.

@@ -32,7 +32,9 @@ FORBIDDEN = {
 }
 
 LINES_MAX = 800
-COLUMNS_MAX = 120
+# clang-format breaks C++ at 100; what it leaves alone may be a little longer.
+COLUMNS_MAX = {".cc": 120, ".h": 120, ".inc": 120}
+COLUMNS_MAX_OTHER = 160
 
 SOURCE = ("*.cc", "*.h", "*.inc", "*.rs", "*.py", "*.cmake", "CMakeLists.txt")
 PROSE = ("*.md", "*.txt", "*.json", "*.toml", "*.yml")
@@ -194,11 +196,12 @@ def check_columns(tree):
     for path in tree.match(SOURCE):
         if path in WIDE:
             continue
+        limit = COLUMNS_MAX.get(pathlib.PurePosixPath(path).suffix, COLUMNS_MAX_OTHER)
         for number, line in enumerate(tree.lines(path), 1):
             # Prose in a string is not broken for the sake of the source.
-            columns = len(STRING.sub('""', line)) if len(line) > COLUMNS_MAX else 0
-            if columns > COLUMNS_MAX:
-                yield path, number, f"{columns} columns without strings; at most {COLUMNS_MAX}"
+            columns = len(STRING.sub('""', line)) if len(line) > limit else 0
+            if columns > limit:
+                yield path, number, f"{columns} columns without strings; at most {limit}"
 
 
 def check_white_space(tree):
