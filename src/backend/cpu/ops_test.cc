@@ -86,7 +86,8 @@ TEST_P(OpsTest, RopeInBothPairings) {
           }
         }
       }
-      EXPECT_TRUE(same_bits(x, expected)) << head_dim << static_cast<int>(pairing);  // the same roundings: two products, one sum
+      EXPECT_TRUE(same_bits(x, expected))
+          << head_dim << static_cast<int>(pairing);  // the same roundings: two products, one sum
     }
   }
 }
