@@ -54,10 +54,12 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                                               const LoadProgress& progress) {
   auto loaded = std::make_unique<LoadedModel>();
   const int64_t begin_ns = loaded->clock.now_ns();
-  QUIPU_ASSIGN_OR_RETURN(loaded->file,
-                         open_model_file(options.model, {.weights = options.weights}));
+  const int threads =
+      options.threads > 0 ? options.threads : std::max(1, detect_cpu_features().logical_cpus);
+  QUIPU_ASSIGN_OR_RETURN(loaded->file, open_model_file(options.model, {.weights = options.weights,
+                                                                       .threads = threads}));
   QUIPU_ASSIGN_OR_RETURN(loaded->backend,
-                         make_cpu_backend({.threads = options.threads, .isa = options.isa}));
+                         make_cpu_backend({.threads = threads, .isa = options.isa}));
   QUIPU_ASSIGN_OR_RETURN(loaded->tokenizer, load_tokenizer(*loaded->file, options.pre_tokenizer));
   QUIPU_ASSIGN_OR_RETURN(
       loaded->model,

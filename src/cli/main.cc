@@ -67,6 +67,7 @@ int run(int argc, char** argv) {
   add_logits_command(app, exit_code);
   add_perplexity_command(app, exit_code);
   add_quantize_command(app, exit_code);
+  add_simulate_command(app, exit_code);
   add_synth_command(app, exit_code);
   add_doctor_command(app, exit_code);
   try {

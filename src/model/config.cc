@@ -89,6 +89,28 @@ Status read_rope(const Metadata& metadata, const std::string& arch, ModelConfig&
   return Status::ok_status();
 }
 
+// One window for all layers, or for those that the pattern (a boolean per layer) names.
+Status read_windows(const Metadata& metadata, const std::string& arch, ModelConfig& config) {
+  const std::string key = arch + ".attention.sliding_window";
+  QUIPU_ASSIGN_OR_RETURN(const int64_t window, read_int(metadata, key, 0, 0, int64_t{1} << 31));
+  const auto layers = static_cast<size_t>(config.block_count);
+  config.layer_windows.assign(layers, 0);
+  if (window == 0 || window >= config.context_length) return Status::ok_status();
+  config.layer_windows.assign(layers, static_cast<int>(window));
+  const MetadataValue* pattern = metadata.find(key + "_pattern");
+  if (pattern == nullptr) return Status::ok_status();
+  const auto* windowed = std::get_if<std::vector<bool>>(pattern);
+  if (windowed == nullptr || windowed->size() != layers) {
+    return make_error(ErrorCode::kUnsupported,
+                      "metadata key '{}_pattern' is not a list of {} booleans, one for each layer",
+                      key, layers);
+  }
+  for (size_t layer = 0; layer < layers; ++layer) {
+    if (!(*windowed)[layer]) config.layer_windows[layer] = 0;
+  }
+  return Status::ok_status();
+}
+
 }  // namespace
 
 Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture) {
@@ -100,10 +122,6 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
 
   QUIPU_ASSIGN_OR_RETURN(config.context_length, read_int(metadata, arch + ".context_length",
                                                          std::nullopt, 1, int64_t{1} << 31));
-  QUIPU_ASSIGN_OR_RETURN(
-      const int64_t window,
-      read_int(metadata, arch + ".attention.sliding_window", 0, 0, int64_t{1} << 31));
-  if (window < config.context_length) config.sliding_window = static_cast<int>(window);
   QUIPU_ASSIGN_OR_RETURN(const int64_t embedding,
                          read_int(metadata, arch + ".embedding_length", std::nullopt));
   QUIPU_ASSIGN_OR_RETURN(const int64_t blocks,
@@ -136,6 +154,7 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
   config.head_count_kv = narrow(heads_kv);
   config.key_length = narrow(key_length);
   config.value_length = narrow(value_length);
+  QUIPU_RETURN_IF_ERROR(read_windows(metadata, arch, config));
   config.attention_scale = 1.0f / std::sqrt(static_cast<float>(key_length));
   if (const auto epsilon = metadata.get_double(arch + ".attention.layer_norm_rms_epsilon")) {
     config.norm_epsilon = static_cast<float>(*epsilon);
@@ -145,15 +164,6 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
   }
   if (key_length % 2 == 0) QUIPU_RETURN_IF_ERROR(read_rope(metadata, arch, config));
   return config;
-}
-
-Status refuse_partial_windows(const ModelConfig& config) {
-  if (config.sliding_window == 0) return Status::ok_status();
-  return make_error(ErrorCode::kUnsupported,
-                    "this {} model attends through a window of {} tokens in some of its layers, "
-                    "which quipu cannot run yet; "
-                    "a context of at most {} tokens needs no window",
-                    config.architecture, config.sliding_window, config.sliding_window);
 }
 
 }  // namespace quipu

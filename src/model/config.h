@@ -59,7 +59,8 @@ struct ModelConfig {
   Activation activation = Activation::kSilu;
   bool gated_feed_forward = true;  // down(act(gate(x)) * up(x)); otherwise down(act(up(x)))
   bool query_key_norm = false;     // RMSNorm of every head of q and k before rope
-  int sliding_window = 0;          // tokens that a query sees, itself included; 0: all before it
+  // Tokens that a query sees, itself included; 0: all before it. SHAPE: [block_count].
+  std::vector<int> layer_windows;
   float attention_scale = 0;  // on q . k; 1/sqrt(key_length) unless an architecture says otherwise
 
   int query_width() const { return head_count * key_length; }
@@ -71,9 +72,5 @@ struct ModelConfig {
 // defaults, and checks that they make sense together.
 // ERRORS: kCorruptData with the key, expected and found.
 Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture);
-
-// For architectures whose window holds for some layers only, which the metadata does not name.
-// ERRORS: kUnsupported when a window shorter than the context is set.
-Status refuse_partial_windows(const ModelConfig& config);
 
 }  // namespace quipu

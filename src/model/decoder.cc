@@ -87,7 +87,7 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const PagedKvView&
                       .kv = kv,
                       .layer = layer_index,
                       .scale = config_.attention_scale,
-                      .window = config_.sliding_window});
+                      .window = config_.layer_windows[static_cast<size_t>(layer_index)]});
   const std::array output = {
       LinearOutput{layer.attention_output.weight.get(), bias_of(layer.attention_output),
                    activations_.hidden->floats(), static_cast<size_t>(config_.embedding_length),

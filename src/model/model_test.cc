@@ -34,12 +34,17 @@ TEST(Architecture, ReadsAConfigWithItsDefaults) {
   EXPECT_FLOAT_EQ(config.attention_scale, 0.125f);
 }
 
-TEST(Architecture, AWindowShorterThanTheContextIsKept) {
+TEST(Architecture, WindowsHoldForTheLayersThatThePatternNames) {
   Metadata metadata = llama_metadata();
+  EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{0, 0}));
   metadata.set("llama.attention.sliding_window", uint64_t{1024});
-  EXPECT_EQ(read_llama_config(metadata)->sliding_window, 1024);
-  metadata.set("llama.attention.sliding_window", uint64_t{4096});
-  EXPECT_EQ(read_llama_config(metadata)->sliding_window, 0);  // it never cuts anything off
+  EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{1024, 1024}));
+  metadata.set("llama.attention.sliding_window_pattern", std::vector<bool>{false, true});
+  EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{0, 1024}));
+  metadata.set("llama.attention.sliding_window_pattern", std::vector<bool>{true});
+  EXPECT_EQ(read_llama_config(metadata).status().code(), ErrorCode::kUnsupported);
+  metadata.set("llama.attention.sliding_window", uint64_t{4096});  // it never cuts anything off
+  EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{0, 0}));
 }
 
 TEST(Architecture, AnUnsupportedOneListsTheSupported) {

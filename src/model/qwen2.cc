@@ -5,9 +5,7 @@
 namespace quipu {
 
 Result<ModelConfig> read_qwen2_config(const Metadata& metadata) {
-  QUIPU_ASSIGN_OR_RETURN(ModelConfig config, read_common_config(metadata, "qwen2"));
-  QUIPU_RETURN_IF_ERROR(refuse_partial_windows(config));
-  return config;
+  return read_common_config(metadata, "qwen2");
 }
 
 }  // namespace quipu

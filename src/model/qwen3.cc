@@ -7,7 +7,6 @@ namespace quipu {
 
 Result<ModelConfig> read_qwen3_config(const Metadata& metadata) {
   QUIPU_ASSIGN_OR_RETURN(ModelConfig config, read_common_config(metadata, "qwen3"));
-  QUIPU_RETURN_IF_ERROR(refuse_partial_windows(config));
   config.query_key_norm = true;
   return config;
 }
