@@ -238,7 +238,9 @@ TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
     for (const uint64_t seed : {2, 1, 3}) requests.push_back(request(seed));
     const std::vector<Outcome> together = run(*shared.engine, std::move(requests), 1);
     EXPECT_EQ(difference(together[1], expected, 4), "") << "round " << round;
-    if (round == 1) EXPECT_GT(together[1].stats.cached_tokens, 500);
+    if (round == 1) {
+      EXPECT_GT(together[1].stats.cached_tokens, 500);
+    }
   }
 }
 
