@@ -6,7 +6,7 @@
     tests/peer/run -o table.md     the table as Markdown
 
 Bars: on F32 and F16 the greedy tokens of 64 steps are equal; for block types the normalised mean
-squared error of the logits is at most 1e-3.
+squared error (NMSE) of the logits is at most 1e-3.
 
 llama.cpp continues the prompt greedily, one token at a time, with an F32 cache; quipu then computes
 the logits of every position of prompt and continuation. Tokens are equal for all steps exactly when
@@ -14,12 +14,15 @@ quipu's best token is llama.cpp's at each of these positions. `quipu run` is com
 
 Where the exact answer can be had (the weights dequantised to F32, run by llama.cpp), the table says
 how far each engine is from it: an integer dot product rounds activations, and two engines that
-round differently are further from each other than each is from the truth.
+round differently are further from each other than each is from the truth. A row beyond the bar in
+which quipu is within it of the exact answer, and nearer to it than llama.cpp, is marked "over" and
+counted apart: there the bar measures llama.cpp's rounding (one scale for 256 activations).
 """
 
 import argparse
 import array
 import base64
+import collections
 import itertools
 import json
 import os
@@ -36,6 +39,8 @@ SHARED = ROOT.parent / "shared/data"
 STEPS = 64
 NMSE_MAX = 1e-3
 PLAIN = ("f32", "f16")
+BUILT_IN = ROOT / "models/quipu-stories-small-bf16.gguf"  # trained, rows of 256 and 512
+BUILT_IN_TEXT = "Once upon a time, there was a little fox"
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
 STORIES_PROMPT = [1, 403, 407, 261, 378]  # "Once upon a time"
 SHAPES = [f"tiny-{name}" for name in ("llama", "qwen2", "qwen3", "gpt2", "starcoder")]
@@ -58,6 +63,11 @@ class Quipu:
     def quantize(self, source, target, kind):
         if not target.exists():
             self.call("quantize", source, target, "--type", kind, "--quiet")
+
+    def tokenize(self, model, text):
+        done = subprocess.run([str(self.program), "tokenize", "-m", str(model), "--json"],
+                              input=text, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)["ids"]
 
     def synthesise(self, shape, target):
         if not target.exists():
@@ -139,12 +149,15 @@ class Comparison:
                 return
         self.equal_steps = STEPS
 
-    def passed(self):
+    def verdict(self):
+        """"ok", "over" or "FAIL"."""
         if self.error:
-            return False
+            return "FAIL"
         if self.kind in PLAIN:
-            return self.equal_steps == STEPS and self.run_equal == STEPS
-        return self.nmse <= NMSE_MAX
+            return "ok" if self.equal_steps == STEPS and self.run_equal == STEPS else "FAIL"
+        if self.nmse <= NMSE_MAX:
+            return "ok"
+        return "over" if self.quipu_exact <= min(NMSE_MAX, self.peer_exact) else "FAIL"
 
     def cells(self):
         def number(value):
@@ -156,7 +169,7 @@ class Comparison:
             steps += f" (margin {self.margin:.3f})"
         run = "" if self.run_equal is None else f"{self.run_equal}/{STEPS}"
         return [self.name, self.kind, steps, run, number(self.nmse), number(self.quipu_exact),
-                number(self.peer_exact), "ok" if self.passed() else "FAIL"]
+                number(self.peer_exact), self.verdict()]
 
 
 HEADER = ["model", "weights", "greedy steps equal", "`quipu run` equal", "NMSE",
@@ -220,15 +233,18 @@ def stories_source(work):
     """The trained model in version 3 of GGUF, or None."""
     original = SHARED / "weights/stories260K/tinyllamas-stories-260k-f32.gguf"
     if not original.exists():
-        print(f"skipping stories260K: {original} is not there", file=sys.stderr)
+        print("skipping stories260K: ../shared is not there", file=sys.stderr)
         return None
     converted = work / "stories260K-f32.gguf"
     gguf_v3.convert(original, converted)
     return converted
 
 
-def plain_cases(work):
+def plain_cases(quipu, work):
     """Every architecture and variant in F32 and F16."""
+    for kind in PLAIN if BUILT_IN.exists() else ():
+        yield Case("built-in (trained)", kind, BUILT_IN, quipu.tokenize(BUILT_IN, BUILT_IN_TEXT),
+                   work / f"built-in-{kind}.gguf")
     stories = stories_source(work)
     if stories:
         yield Case("stories260K (trained)", "f32", stories, STORIES_PROMPT)
@@ -245,12 +261,15 @@ def plain_cases(work):
         yield Case(shape, "f16", source, SYNTH_PROMPT, work / f"{shape}-f16.gguf")
 
 
-def block_cases(work):
+def block_cases(quipu, work):
     """Every block type.
 
     A row that a k-quant's 256 does not divide is stored as Q8_0, so k-quants are compared on wide
     models only: synthetic ones, and the golden GGUF files.
     """
+    for kind in BLOCK_TYPES if BUILT_IN.exists() else ():
+        yield Case("built-in (trained)", kind, BUILT_IN, quipu.tokenize(BUILT_IN, BUILT_IN_TEXT),
+                   work / f"built-in-{kind}.gguf")
     stories = stories_source(work)
     for kind in BLOCK_TYPES:
         if stories and not kind.endswith("_k"):
@@ -280,7 +299,8 @@ def main():
     form = "{:<28}{:<8}{:<24}{:<12}{:<10}{:<10}{:<10}{}"
     print(form.format("model", "weights", "greedy equal", "run equal", "NMSE", "quipu~", "llama~",
                       "bar"))
-    for case in itertools.chain(plain_cases(options.work), block_cases(options.work)):
+    for case in itertools.chain(plain_cases(quipu, options.work),
+                                block_cases(quipu, options.work)):
         if options.only in case.name:
             results.append(compare(quipu, llama, options.work, case))
             print(form.format(*results[-1].cells()), flush=True)
@@ -288,9 +308,10 @@ def main():
         lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
         lines += ["| " + " | ".join(result.cells()) + " |" for result in results]
         options.output.write_text("\n".join(lines) + "\n")
-    failed = [result for result in results if not result.passed()]
-    print(f"{len(results) - len(failed)} of {len(results)} within the bars")
-    return 1 if failed or not results else 0
+    verdicts = collections.Counter(result.verdict() for result in results)
+    print(f"{verdicts['ok']} of {len(results)} within the bars, {verdicts['over']} over by "
+          f"llama.cpp's rounding, {verdicts['FAIL']} failed")
+    return 1 if verdicts["FAIL"] or not results else 0
 
 
 if __name__ == "__main__":
