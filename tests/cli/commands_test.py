@@ -262,6 +262,51 @@ class QuantizeAndSynth(CliTest):
                 self.assertEqual(len(self.json("run", "-m", path, "--tokens", IDS, "-n", 3)["token_ids"]), 3)
 
 
+class Simulate(CliTest):
+    def trace(self):
+        """Users who come back with a longer history: 512-token blocks that repeat."""
+        path = scratch("trace.jsonl")
+        lines = []
+        for turn in range(1, 9):
+            for user in range(5):
+                lines.append(json.dumps({
+                    "timestamp": (turn * 5 + user) * 1000, "input_length": 512 * turn - 100, "output_length": 20,
+                    "hash_ids": [user * 100 + i for i in range(turn)]}))
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def test_json(self):
+        out = self.json("simulate", self.trace(), "--kv-memory", "512MiB,4GiB", "--policy", "lru,cost")
+        self.assertEqual(list(out), ["trace", "kv_bytes_per_token", "results"])
+        by_policy = {(r["policy"], r["kv_bytes"] > 1 << 30): r for r in out["results"]}
+        for large in (False, True):
+            for policy in ("lru", "cost"):
+                run = by_policy[policy, large]
+                self.assertEqual(run["requests"], 40)
+                self.assertLessEqual(run["hit_ratio"], by_policy["optimum", large]["hit_ratio"] + 1e-9)
+        self.assertGreater(by_policy["cost", True]["hit_ratio"], 0.5)
+        self.assertGreater(by_policy["cost", True]["hit_ratio"], by_policy["cost", False]["hit_ratio"])
+
+    def test_table_and_plot(self):
+        plot = scratch("hits.svg")
+        self.assertIn("lru", self.ok("simulate", self.trace(), "--kv-memory", "1GiB", "--plot", plot))
+        self.assertTrue(plot.read_text().startswith("<svg"))
+
+    def test_sizes_of_a_model(self):
+        out = self.json("simulate", self.trace(), "-m", ids_model(), "--kv-memory", "64MiB", "--policy", "lru")
+        self.assertEqual(out["kv_bytes_per_token"], 1024)
+
+    def test_wrong_traces(self):
+        path = scratch("wrong.jsonl")
+        negative = '{"timestamp": 1, "input_length": -5, "output_length": 1, "hash_ids": []}\n'
+        for text in ("not json\n", "[1,2]\n", '{"timestamp": 1}\n', negative):
+            with self.subTest(text=text):
+                path.write_text(text)
+                self.assertIn("wrong.jsonl", self.refused("simulate", path))
+        self.refused("simulate", scratch("no-such-trace"))
+        self.refused("simulate", self.trace(), "--policy", "random", "--quiet")
+
+
 class Doctor(CliTest):
     def test_json_and_text(self):
         out = self.json("doctor", "--threads", 1)
@@ -271,7 +316,7 @@ class Doctor(CliTest):
 
 
 class General(CliTest):
-    COMMANDS = ("run", "chat", "tokenize", "inspect", "logits", "perplexity", "quantize", "synth", "doctor")
+    COMMANDS = ("run", "chat", "tokenize", "inspect", "logits", "perplexity", "quantize", "synth", "doctor", "simulate")
 
     def test_version(self):
         self.assertRegex(self.ok("--version"), r"^quipu \d+\.\d+\.\d+\n$")
