@@ -1,6 +1,7 @@
 #include "kv/eviction_policy.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace quipu {
 
@@ -19,7 +20,7 @@ class CostPolicy : public EvictionPolicy {
   std::string_view name() const override { return "cost"; }
   double worth(const NodeUse& use) override {
     const double recompute_cost = 1 + static_cast<double>(use.position) / attention_tokens_;
-    return age_ + recompute_cost * (1 + use.hits);
+    return age_ + recompute_cost * (1 + std::log2(1.0 + use.hits));
   }
   // What is used from now on starts above everything that was let go.
   void evicted(double worth) override { age_ = std::max(age_, worth); }
@@ -29,7 +30,10 @@ class CostPolicy : public EvictionPolicy {
   double age_ = 0;
 };
 
-constexpr double kDefaultAttentionTokens = 8192;
+// Depth counts for little: weighting it as the arithmetic has it (30,000 tokens for an 8B model)
+// kept long prompts that never came back, and lost hits on the conversation trace at every cache
+// size.
+constexpr double kDefaultAttentionTokens = 1 << 20;
 
 }  // namespace
 

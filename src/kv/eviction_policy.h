@@ -29,12 +29,12 @@ class EvictionPolicy {
 // "lru": the least recently used leaf first.
 std::unique_ptr<EvictionPolicy> make_lru_policy();
 
-// "cost": recompute cost times how often it was used, aged by what was evicted before.
-// A block deep in a long prompt costs more to recompute: its attention reads everything before it.
-// SOURCE: Cao & Irani 1997 (GreedyDual-Size), Cherkasova 1998 (with frequency); every block has the
-// same size, so size drops out.
-// `attention_tokens`: the depth at which attention costs as much as the linear layers. UNITS:
-// tokens.
+// "cost": recompute cost times 1 + log2(1 + hits), aged by what was evicted before, so that what
+// was found again outlives what was seen once, but not for ever. A block deep in a long prompt
+// costs more to recompute: its attention reads everything before it. SOURCE: Cao & Irani 1997
+// (GreedyDual-Size), Cherkasova 1998 (with frequency); every block has the same size, so size drops
+// out; the logarithm is ours, chosen on the trace (docs/CLI.md, simulate). `attention_tokens`: the
+// depth at which a block counts twice. UNITS: tokens.
 std::unique_ptr<EvictionPolicy> make_cost_policy(double attention_tokens);
 
 // By name; nothing when unknown.
