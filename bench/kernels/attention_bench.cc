@@ -9,15 +9,14 @@ namespace {
 
 constexpr int kHeads = 16, kKvHeads = 8, kDim = 128, kBlockTokens = 64;
 
-// `sequences` of `depth` tokens each; every one computes its last `tokens`.
-// Decode goes over several layers, so that their caches do not stay in L3.
-void attention(benchmark::State &state, KvFormat format) {
+// `sequences` of `depth` tokens each; every one computes its last `tokens`. Decode goes over
+// several layers, so that their caches do not stay in L3.
+void attention(benchmark::State& state, KvFormat format) {
   const auto sequences = static_cast<size_t>(state.range(0));
   const auto depth = static_cast<size_t>(state.range(1));
   const auto tokens = static_cast<size_t>(state.range(2));
   const int layers = tokens == 1 ? 8 : 1;
-  const KvLayerLayout layout =
-      make_kv_layer_layout(format, kKvHeads, kDim, kDim, kBlockTokens);
+  const KvLayerLayout layout = make_kv_layer_layout(format, kKvHeads, kDim, kDim, kBlockTokens);
   std::vector<KvLayerView> views;
   for (int i = 0; i < layers; ++i) {
     views.push_back({layout, static_cast<size_t>(i) * layout.layer_bytes});
@@ -25,13 +24,11 @@ void attention(benchmark::State &state, KvFormat format) {
   const size_t table = (depth + kBlockTokens - 1) / kBlockTokens;
   const size_t block_bytes = layout.layer_bytes * static_cast<size_t>(layers);
   auto pool = backend().allocate(sequences * table * block_bytes).value();
-  const PagedKvView kv{pool->data(), block_bytes, kBlockTokens, views.data(),
-                       layers};
+  const PagedKvView kv{pool->data(), block_bytes, kBlockTokens, views.data(), layers};
   const auto k = random_floats(kKvHeads * kDim, 3);
   std::vector<int32_t> tables(sequences * table), positions, starts{0};
   std::iota(tables.begin(), tables.end(), 0);
-  for (int64_t slot = 0;
-       slot < static_cast<int64_t>(tables.size()) * kBlockTokens; ++slot) {
+  for (int64_t slot = 0; slot < static_cast<int64_t>(tables.size()) * kBlockTokens; ++slot) {
     for (int layer = 0; layer < layers; ++layer) {
       backend().kv_write({k.data(), k.data(), 0, 0, &slot, 1, kv, layer});
     }
@@ -57,18 +54,15 @@ void attention(benchmark::State &state, KvFormat format) {
   args.kv = kv;
   args.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
   for (auto _ : state) {
-    for (args.layer = 0; args.layer < layers; ++args.layer)
-      backend().attention(args);
+    for (args.layer = 0; args.layer < layers; ++args.layer) backend().attention(args);
     benchmark::ClobberMemory();
   }
   const double element = format == KvFormat::kF32 ? 4 : 2;
   double seen = 0;
-  for (const int32_t position : positions)
-    seen += position + 1;
+  for (const int32_t position : positions) seen += position + 1;
   const double flops = seen * kHeads * kDim * 4 * layers;
   if (tokens == 1) {
-    report(state, "bytes/s", seen * kKvHeads * kDim * 2 * element * layers,
-           limits().read_bytes);
+    report(state, "bytes/s", seen * kKvHeads * kDim * 2 * element * layers, limits().read_bytes);
   } else {
     report(state, "ops/s", flops, limits().peaks.f32_flops);
   }
@@ -77,15 +71,13 @@ void attention(benchmark::State &state, KvFormat format) {
 const int registered = [] {
   for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
     const std::string name(kv_format_name(format));
-    benchmark::RegisterBenchmark(("attention_decode/" + name).c_str(),
-                                 attention, format)
+    benchmark::RegisterBenchmark(("attention_decode/" + name).c_str(), attention, format)
         ->Args({1, 4096, 1})
         ->Args({1, 16384, 1})
         ->Args({16, 512, 1})
         ->UseRealTime()
         ->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark(("attention_prefill/" + name).c_str(),
-                                 attention, format)
+    benchmark::RegisterBenchmark(("attention_prefill/" + name).c_str(), attention, format)
         ->Args({1, 512, 512})
         ->Args({1, 4608, 512})
         ->UseRealTime()
@@ -94,5 +86,5 @@ const int registered = [] {
   return 0;
 }();
 
-} // namespace
-} // namespace quipu::bench
+}  // namespace
+}  // namespace quipu::bench

@@ -7,14 +7,14 @@ namespace quipu::bench {
 namespace {
 
 int wanted_threads() {
-  const char *text = std::getenv("QUIPU_THREADS");
+  const char* text = std::getenv("QUIPU_THREADS");
   const int threads = text == nullptr ? 0 : std::atoi(text);
   return threads > 0 ? threads : detect_cpu_features().logical_cpus;
 }
 
-} // namespace
+}  // namespace
 
-const Limits &limits() {
+const Limits& limits() {
   static const Limits measured = [] {
     Limits l;
     l.isa = choose_isa(std::nullopt).value();
@@ -26,7 +26,7 @@ const Limits &limits() {
   return measured;
 }
 
-Backend &backend() {
+Backend& backend() {
   static const std::unique_ptr<Backend> instance = [] {
     CpuBackendOptions options;
     options.threads = wanted_threads();
@@ -38,17 +38,14 @@ Backend &backend() {
 std::vector<float> random_floats(size_t n, uint64_t seed) {
   Random random(seed);
   std::vector<float> values(n);
-  for (float &value : values)
-    value = static_cast<float>(random.next_double()) - 0.5f;
+  for (float& value : values) value = static_cast<float>(random.next_double()) - 0.5f;
   return values;
 }
 
-void report(benchmark::State &state, const char *unit, double work,
-            double limit) {
-  state.counters[unit] =
-      benchmark::Counter(work, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["share"] = benchmark::Counter(
-      work / limit, benchmark::Counter::kIsIterationInvariantRate);
+void report(benchmark::State& state, const char* unit, double work, double limit) {
+  state.counters[unit] = benchmark::Counter(work, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["share"] =
+      benchmark::Counter(work / limit, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-} // namespace quipu::bench
+}  // namespace quipu::bench

@@ -1,9 +1,7 @@
-// What the machine can do, measured once per run, and the benchmarks' shared
-// backend.
+// What the machine can do, measured once per run, and the benchmarks' shared backend.
 //
-// Each benchmark reports its rate and its share of the limit that binds it:
-// `share` of reads for work that streams memory, of the multipliers for work
-// that reuses it.
+// Each benchmark reports its rate and its share of the limit that binds it: `share` of reads for
+// work that streams memory, of the multipliers for work that reuses it.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -19,19 +17,17 @@ namespace quipu::bench {
 struct Limits {
   Isa isa;
   int threads;
-  double read_bytes; // UNITS: bytes per second
+  double read_bytes;  // UNITS: bytes per second
   CpuPeaks peaks;
 };
 
 // QUIPU_ISA chooses the set, QUIPU_THREADS the threads (default: every core).
-const Limits &limits();
-Backend &backend();
+const Limits& limits();
+Backend& backend();
 
 std::vector<float> random_floats(size_t n, uint64_t seed);
 
-// Adds rate and share counters: `work` per iteration against `limit` per
-// second.
-void report(benchmark::State &state, const char *unit, double work,
-            double limit);
+// Adds rate and share counters: `work` per iteration against `limit` per second.
+void report(benchmark::State& state, const char* unit, double work, double limit);
 
-} // namespace quipu::bench
+}  // namespace quipu::bench

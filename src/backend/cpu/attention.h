@@ -1,22 +1,17 @@
 // Paged attention as a join between query rows and chunks of keys and values.
 //
-// A row is one query head of one token; a chunk is 512 positions of one
-// sequence, counted from 0. A unit of work is (sequence, KV head, tile of
-// rows): all query heads of the group for a run of tokens, so a key tile or
-// value row that was loaded serves every row of the tile.
+// A row is one query head of one token; a chunk is 512 positions of one sequence, counted from 0.
+// A unit of work is (sequence, KV head, tile of rows): all query heads of the group for a run of
+// tokens, so a key tile or value row that was loaded serves every row of the tile.
 //
-//   per chunk   scores [rows][512]  keys in tiles of 16 tokens, no horizontal
-//   sums
-//               weights             scale, soft cap, mask, exact maximum of the
-//               chunk, exp, sum values [rows][dim]  token by token, in order;
-//               never past the row's position
-//   per row     merge of (maximum, sum, values) in chunk order, always by the
-//   same code
+//   per chunk   scores [rows][512]  keys in tiles of 16 tokens, no horizontal sums
+//               weights             scale, soft cap, mask, exact maximum of the chunk, exp, sum
+//               values [rows][dim]  token by token, in order; never past the row's position
+//   per row     merge of (maximum, sum, values) in chunk order, always by the same code
 //
-// With few units (decode of few sequences) the chunks of a unit go to different
-// threads, their partial results wait in scratch memory, and a second phase
-// merges them in the same order. The bits depend on the row's query, position
-// and keys alone.
+// With few units (decode of few sequences) the chunks of a unit go to different threads, their
+// partial results wait in scratch memory, and a second phase merges them in the same order. The
+// bits depend on the row's query, position and keys alone.
 //
 // THREADS: the caller's thread; runs jobs on the pool.
 #pragma once
@@ -31,24 +26,22 @@
 
 namespace quipu::cpu {
 
-// Rows [row_begin, row_end) of one sequence and KV head; row = token of the
-// sequence * group + head of the group.
+// Rows [row_begin, row_end) of one sequence and KV head; row = token of the sequence * group + head
+// of the group.
 struct AttentionUnit {
   int32_t sequence, kv_head;
   int32_t row_begin, row_end;
   int32_t chunk_begin, chunk_end;
-  size_t part; // index of the first partial result (row, chunk), when chunks
-               // are split
+  size_t part;  // index of the first partial result (row, chunk), when chunks are split
 };
 
 // Kept between calls, so that a steady step allocates nothing.
 struct AttentionPlan {
-  std::vector<AttentionUnit> rows; // one per (sequence, KV head, tile of rows)
-  std::vector<AttentionUnit>
-      chunks; // one per row unit and chunk, when chunks are split
+  std::vector<AttentionUnit> rows;    // one per (sequence, KV head, tile of rows)
+  std::vector<AttentionUnit> chunks;  // one per row unit and chunk, when chunks are split
 };
 
-void run_attention(const AttentionArgs &args, const KernelTable &kernels,
-                   ThreadPool &pool, Scratch &scratch, AttentionPlan &plan);
+void run_attention(const AttentionArgs& args, const KernelTable& kernels, ThreadPool& pool,
+                   Scratch& scratch, AttentionPlan& plan);
 
-} // namespace quipu::cpu
+}  // namespace quipu::cpu

@@ -18,29 +18,29 @@ namespace quipu {
 
 namespace cpu {
 
-KernelTable make_kernel_table(Isa isa, const CpuFeatures &features);
+KernelTable make_kernel_table(Isa isa, const CpuFeatures& features);
 
 namespace {
 
 class HostBuffer final : public DeviceBuffer {
-public:
+ public:
   explicit HostBuffer(AlignedBuffer buffer) : buffer_(std::move(buffer)) {}
-  std::byte *data() override { return buffer_.data(); }
+  std::byte* data() override { return buffer_.data(); }
   size_t size() const override { return buffer_.size(); }
 
-private:
+ private:
   AlignedBuffer buffer_;
 };
 
 // Rows are dequantised from the stored bytes when they are looked up.
 class StoredTable final : public EmbeddingTable {
-public:
-  explicit StoredTable(const TensorView &view) : view_(view) {}
+ public:
+  explicit StoredTable(const TensorView& view) : view_(view) {}
   int64_t entries() const override { return view_.rows(); }
   int64_t dim() const override { return view_.columns(); }
-  const TensorView &view() const { return view_; }
+  const TensorView& view() const { return view_; }
 
-private:
+ private:
   TensorView view_;
 };
 
@@ -48,41 +48,35 @@ private:
 constexpr size_t kAloneElements = 16 * 1024;
 
 class CpuBackend final : public Backend {
-public:
-  CpuBackend(Isa isa, const CpuFeatures &features, int threads, bool pin)
-      : isa_(isa), features_(features),
-        kernels_(make_kernel_table(isa, features)), pool_(threads, pin),
+ public:
+  CpuBackend(Isa isa, const CpuFeatures& features, int threads, bool pin)
+      : isa_(isa),
+        features_(features),
+        kernels_(make_kernel_table(isa, features)),
+        pool_(threads, pin),
         scratch_(threads) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
 
   Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) override {
-    QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer,
-                           AlignedBuffer::allocate(bytes));
+    QUIPU_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::allocate(bytes));
     return std::unique_ptr<DeviceBuffer>(new HostBuffer(std::move(buffer)));
   }
-  void copy_in(std::byte *device, std::span<const std::byte> host) override {
-    if (!host.empty())
-      std::memcpy(device, host.data(), host.size());
+  void copy_in(std::byte* device, std::span<const std::byte> host) override {
+    if (!host.empty()) std::memcpy(device, host.data(), host.size());
   }
-  void copy_out(std::span<std::byte> host, const std::byte *device) override {
-    if (!host.empty())
-      std::memcpy(host.data(), device, host.size());
+  void copy_out(std::span<std::byte> host, const std::byte* device) override {
+    if (!host.empty()) std::memcpy(host.data(), device, host.size());
   }
-  void copy_blocks(const PagedKvView &kv,
-                   std::span<const BlockCopy> copies) override;
-  void synchronise() override {
-  } // every operation is complete when its call returns
+  void copy_blocks(const PagedKvView& kv, std::span<const BlockCopy> copies) override;
+  void synchronise() override {}  // every operation is complete when its call returns
 
-  Result<std::unique_ptr<LinearWeight>>
-  load_linear(const TensorView &weight) override {
-    QUIPU_ASSIGN_OR_RETURN(auto packed,
-                           PackedWeight::create(weight, pool_, kernels_));
+  Result<std::unique_ptr<LinearWeight>> load_linear(const TensorView& weight) override {
+    QUIPU_ASSIGN_OR_RETURN(auto packed, PackedWeight::create(weight, pool_, kernels_));
     return std::unique_ptr<LinearWeight>(std::move(packed));
   }
-  Result<std::unique_ptr<EmbeddingTable>>
-  load_embedding(const TensorView &table) override {
+  Result<std::unique_ptr<EmbeddingTable>> load_embedding(const TensorView& table) override {
     if (table.shape.size() != 2) {
       return make_error(ErrorCode::kUnsupported,
                         "an embedding needs two dimensions, found shape {}",
@@ -90,34 +84,29 @@ public:
     }
     return std::unique_ptr<EmbeddingTable>(new StoredTable(table));
   }
-  Result<std::unique_ptr<DeviceBuffer>>
-  load_vector(const TensorView &vector) override;
+  Result<std::unique_ptr<DeviceBuffer>> load_vector(const TensorView& vector) override;
 
-  void embed(const EmbedArgs &args) override;
-  void norm(const NormArgs &args) override;
-  void linear(const LinearArgs &args) override {
-    run_linear(args, kernels_, pool_, scratch_);
-  }
-  void rope(const RopeArgs &args) override;
-  void kv_write(const KvWriteArgs &args) override;
-  void attention(const AttentionArgs &args) override {
+  void embed(const EmbedArgs& args) override;
+  void norm(const NormArgs& args) override;
+  void linear(const LinearArgs& args) override { run_linear(args, kernels_, pool_, scratch_); }
+  void rope(const RopeArgs& args) override;
+  void kv_write(const KvWriteArgs& args) override;
+  void attention(const AttentionArgs& args) override {
     run_attention(args, kernels_, pool_, scratch_, plan_);
   }
-  void activation(const ActivationArgs &args) override;
-  void add(const AddArgs &args) override;
-  void gather_rows(const GatherRowsArgs &args) override;
-  void arg_max(const ArgMaxArgs &args) override;
+  void activation(const ActivationArgs& args) override;
+  void add(const AddArgs& args) override;
+  void gather_rows(const GatherRowsArgs& args) override;
+  void arg_max(const ArgMaxArgs& args) override;
 
-private:
-  // work(first, last, thread) over [0, count), split over the threads when
-  // there is enough to do. `elements`: how many values all of it touches.
+ private:
+  // work(first, last, thread) over [0, count), split over the threads when there is enough to do.
+  // `elements`: how many values all of it touches.
   template <typename Work>
-  void split(size_t count, size_t elements, const Work &work) {
-    if (elements < kAloneElements || pool_.threads() == 1)
-      return work(size_t{0}, count, 0);
+  void split(size_t count, size_t elements, const Work& work) {
+    if (elements < kAloneElements || pool_.threads() == 1) return work(size_t{0}, count, 0);
     pool_.run([&](int thread, int threads) {
-      const auto i = static_cast<size_t>(thread),
-                 n = static_cast<size_t>(threads);
+      const auto i = static_cast<size_t>(thread), n = static_cast<size_t>(threads);
       work(count * i / n, count * (i + 1) / n, thread);
     });
   }
@@ -132,14 +121,12 @@ private:
 
 std::string CpuBackend::description() const {
   std::string extras;
-  if (isa_ == Isa::kAvx512)
-    extras = features_.avx512_bf16 ? " (vnni, bf16)" : " (vnni)";
-  return fmt::format("cpu {}{}, {} thread{}", isa_name(isa_), extras,
-                     pool_.threads(), pool_.threads() == 1 ? "" : "s");
+  if (isa_ == Isa::kAvx512) extras = features_.avx512_bf16 ? " (vnni, bf16)" : " (vnni)";
+  return fmt::format("cpu {}{}, {} thread{}", isa_name(isa_), extras, pool_.threads(),
+                     pool_.threads() == 1 ? "" : "s");
 }
 
-Result<std::unique_ptr<DeviceBuffer>>
-CpuBackend::load_vector(const TensorView &vector) {
+Result<std::unique_ptr<DeviceBuffer>> CpuBackend::load_vector(const TensorView& vector) {
   const auto rows = static_cast<size_t>(vector.rows()),
              columns = static_cast<size_t>(vector.columns());
   QUIPU_ASSIGN_OR_RETURN(auto buffer, allocate(rows * columns * sizeof(float)));
@@ -150,199 +137,165 @@ CpuBackend::load_vector(const TensorView &vector) {
   return buffer;
 }
 
-void CpuBackend::copy_blocks(const PagedKvView &kv,
-                             std::span<const BlockCopy> copies) {
-  for (const BlockCopy &copy : copies) {
+void CpuBackend::copy_blocks(const PagedKvView& kv, std::span<const BlockCopy> copies) {
+  for (const BlockCopy& copy : copies) {
     std::memcpy(kv.base + static_cast<size_t>(copy.to.value()) * kv.block_bytes,
-                kv.base +
-                    static_cast<size_t>(copy.from.value()) * kv.block_bytes,
-                kv.block_bytes);
+                kv.base + static_cast<size_t>(copy.from.value()) * kv.block_bytes, kv.block_bytes);
   }
 }
 
-void CpuBackend::embed(const EmbedArgs &args) {
-  const TensorView &table =
-      static_cast<const StoredTable *>(args.table)->view();
+void CpuBackend::embed(const EmbedArgs& args) {
+  const TensorView& table = static_cast<const StoredTable*>(args.table)->view();
   const auto dim = static_cast<size_t>(table.columns());
   scratch_.reserve_per_thread(dim * sizeof(float));
-  split(args.tokens, args.tokens * dim,
-        [&](size_t first, size_t last, int thread) {
-          auto *row = reinterpret_cast<float *>(
-              scratch_.per_thread[static_cast<size_t>(thread)].reserve(
-                  dim * sizeof(float)));
-          for (size_t t = first; t < last; ++t) {
-            QUIPU_CHECK(args.ids[t] >= 0 && args.ids[t] < table.rows(),
-                        "token id {} of {}", args.ids[t], table.rows());
-            float *out = args.out + t * dim;
-            float *to = args.accumulate ? row : out;
-            dequantize_row(table.dtype, table.row(args.ids[t]), {to, dim});
-            if (args.scale != 1.0f) {
-              for (size_t i = 0; i < dim; ++i)
-                to[i] *= args.scale;
-            }
-            if (args.accumulate)
-              kernels_.add(out, row, out, dim);
-          }
-        });
+  split(args.tokens, args.tokens * dim, [&](size_t first, size_t last, int thread) {
+    auto* row = reinterpret_cast<float*>(
+        scratch_.per_thread[static_cast<size_t>(thread)].reserve(dim * sizeof(float)));
+    for (size_t t = first; t < last; ++t) {
+      QUIPU_CHECK(args.ids[t] >= 0 && args.ids[t] < table.rows(), "token id {} of {}", args.ids[t],
+                  table.rows());
+      float* out = args.out + t * dim;
+      float* to = args.accumulate ? row : out;
+      dequantize_row(table.dtype, table.row(args.ids[t]), {to, dim});
+      if (args.scale != 1.0f) {
+        for (size_t i = 0; i < dim; ++i) to[i] *= args.scale;
+      }
+      if (args.accumulate) kernels_.add(out, row, out, dim);
+    }
+  });
 }
 
-void CpuBackend::norm(const NormArgs &args) {
+void CpuBackend::norm(const NormArgs& args) {
+  const auto kernel = args.kind == NormKind::kRms ? kernels_.norm_rms : kernels_.norm_layer;
+  split(args.tokens, args.tokens * args.groups * args.dim, [&](size_t first, size_t last, int) {
+    for (size_t t = first; t < last; ++t) {
+      for (size_t g = 0; g < args.groups; ++g) {
+        kernel({args.x + t * args.x_stride + g * args.dim,
+                args.y + t * args.y_stride + g * args.dim, args.weight, args.bias, args.dim,
+                args.epsilon});
+      }
+    }
+  });
+}
+
+void CpuBackend::rope(const RopeArgs& args) {
+  QUIPU_CHECK(args.rot_dim % 2 == 0 && args.rot_dim <= args.head_dim, "rot_dim {}, head_dim {}",
+              args.rot_dim, args.head_dim);
   const auto kernel =
-      args.kind == NormKind::kRms ? kernels_.norm_rms : kernels_.norm_layer;
-  split(args.tokens, args.tokens * args.groups * args.dim,
-        [&](size_t first, size_t last, int) {
-          for (size_t t = first; t < last; ++t) {
-            for (size_t g = 0; g < args.groups; ++g) {
-              kernel({args.x + t * args.x_stride + g * args.dim,
-                      args.y + t * args.y_stride + g * args.dim, args.weight,
-                      args.bias, args.dim, args.epsilon});
-            }
-          }
-        });
+      args.pairing == RopePairing::kHalves ? kernels_.rope_halves : kernels_.rope_interleaved;
+  split(args.tokens, args.tokens * args.heads * args.rot_dim, [&](size_t first, size_t last, int) {
+    for (size_t t = first; t < last; ++t) {
+      for (size_t h = 0; h < args.heads; ++h) {
+        kernel(args.x + t * args.stride + h * args.head_dim, args.cos_sin + t * args.rot_dim,
+               args.rot_dim);
+      }
+    }
+  });
 }
 
-void CpuBackend::rope(const RopeArgs &args) {
-  QUIPU_CHECK(args.rot_dim % 2 == 0 && args.rot_dim <= args.head_dim,
-              "rot_dim {}, head_dim {}", args.rot_dim, args.head_dim);
-  const auto kernel = args.pairing == RopePairing::kHalves
-                          ? kernels_.rope_halves
-                          : kernels_.rope_interleaved;
-  split(args.tokens, args.tokens * args.heads * args.rot_dim,
-        [&](size_t first, size_t last, int) {
-          for (size_t t = first; t < last; ++t) {
-            for (size_t h = 0; h < args.heads; ++h) {
-              kernel(args.x + t * args.stride + h * args.head_dim,
-                     args.cos_sin + t * args.rot_dim, args.rot_dim);
-            }
-          }
-        });
-}
-
-// One token of one head: its key into lane `offset % 16` of its tile, its value
-// into its row.
-void write_token(const KernelTable &kernels, const KvLayerLayout &layout,
-                 std::byte *head, int offset, const float *k, const float *v) {
+// One token of one head: its key into lane `offset % 16` of its tile, its value into its row.
+void write_token(const KernelTable& kernels, const KvLayerLayout& layout, std::byte* head,
+                 int offset, const float* k, const float* v) {
   const auto lane = static_cast<size_t>(offset % kKvTileTokens);
-  std::byte *tile = head + static_cast<size_t>(offset / kKvTileTokens) *
-                               layout.key_tile_bytes;
-  std::byte *row = head + layout.value_offset +
-                   static_cast<size_t>(offset) * layout.value_row_bytes;
+  std::byte* tile = head + static_cast<size_t>(offset / kKvTileTokens) * layout.key_tile_bytes;
+  std::byte* row =
+      head + layout.value_offset + static_cast<size_t>(offset) * layout.value_row_bytes;
   const auto key_dim = static_cast<size_t>(layout.key_dim);
   const auto value_dim = static_cast<size_t>(layout.value_dim);
   if (layout.format == KvFormat::kF32) {
-    kernels.pack_f32(k, key_dim, reinterpret_cast<float *>(tile) + lane,
-                     kKvTileTokens);
+    kernels.pack_f32(k, key_dim, reinterpret_cast<float*>(tile) + lane, kKvTileTokens);
     std::memcpy(row, v, layout.value_row_bytes);
   } else {
-    kernels.pack_bf16(k, key_dim, reinterpret_cast<uint32_t *>(tile) + lane,
-                      kKvTileTokens);
-    kernels.to_bf16(v, reinterpret_cast<uint16_t *>(row), value_dim);
+    kernels.pack_bf16(k, key_dim, reinterpret_cast<uint32_t*>(tile) + lane, kKvTileTokens);
+    kernels.to_bf16(v, reinterpret_cast<uint16_t*>(row), value_dim);
   }
 }
 
-void CpuBackend::kv_write(const KvWriteArgs &args) {
-  QUIPU_CHECK(args.layer >= 0 && args.layer < args.kv.num_layers, "layer {}",
-              args.layer);
-  const KvLayerView &view = args.kv.layers[args.layer];
-  const KvLayerLayout &layout = view.layout;
+void CpuBackend::kv_write(const KvWriteArgs& args) {
+  QUIPU_CHECK(args.layer >= 0 && args.layer < args.kv.num_layers, "layer {}", args.layer);
+  const KvLayerView& view = args.kv.layers[args.layer];
+  const KvLayerLayout& layout = view.layout;
   const auto heads = static_cast<size_t>(layout.kv_heads);
   const auto key_dim = static_cast<size_t>(layout.key_dim);
   const auto value_dim = static_cast<size_t>(layout.value_dim);
-  // Neighbouring tokens share cache lines of a key tile, so threads split the
-  // heads of all tokens.
-  split(heads, args.tokens * heads * (key_dim + value_dim),
-        [&](size_t first, size_t last, int) {
-          for (size_t h = first; h < last; ++h) {
-            for (size_t t = 0; t < args.tokens; ++t) {
-              const int64_t slot = args.slot_mapping[t];
-              std::byte *head =
-                  args.kv.base +
-                  static_cast<size_t>(slot / args.kv.block_tokens) *
-                      args.kv.block_bytes +
-                  view.offset_in_block + h * layout.head_bytes;
-              write_token(kernels_, layout, head,
-                          static_cast<int>(slot % args.kv.block_tokens),
-                          args.k + t * args.k_stride + h * key_dim,
-                          args.v + t * args.v_stride + h * value_dim);
-            }
-          }
-        });
+  // Neighbouring tokens share cache lines of a key tile, so threads split the heads of all tokens.
+  split(heads, args.tokens * heads * (key_dim + value_dim), [&](size_t first, size_t last, int) {
+    for (size_t h = first; h < last; ++h) {
+      for (size_t t = 0; t < args.tokens; ++t) {
+        const int64_t slot = args.slot_mapping[t];
+        std::byte* head = args.kv.base +
+                          static_cast<size_t>(slot / args.kv.block_tokens) * args.kv.block_bytes +
+                          view.offset_in_block + h * layout.head_bytes;
+        write_token(kernels_, layout, head, static_cast<int>(slot % args.kv.block_tokens),
+                    args.k + t * args.k_stride + h * key_dim,
+                    args.v + t * args.v_stride + h * value_dim);
+      }
+    }
+  });
 }
 
-void CpuBackend::activation(const ActivationArgs &args) {
+void CpuBackend::activation(const ActivationArgs& args) {
   const auto kernel = kernels_.activation[static_cast<int>(args.activation)];
   const auto row = [&](size_t t, size_t first, size_t last) {
     kernel(args.gate + t * args.gate_stride + first,
            args.up == nullptr ? nullptr : args.up + t * args.up_stride + first,
            args.out + t * args.out_stride + first, last - first);
   };
-  // Each element costs an exponential: as much as a dozen of the simple
-  // operations.
-  split(args.tokens, args.tokens * args.dim * 4,
-        [&](size_t first, size_t last, int) {
-          for (size_t t = first; t < last; ++t)
-            row(t, 0, args.dim);
-        });
-}
-
-void CpuBackend::add(const AddArgs &args) {
-  split(args.elements, args.elements, [&](size_t first, size_t last, int) {
-    kernels_.add(args.a + first, args.b + first, args.out + first,
-                 last - first);
+  // Each element costs an exponential: as much as a dozen of the simple operations.
+  split(args.tokens, args.tokens * args.dim * 4, [&](size_t first, size_t last, int) {
+    for (size_t t = first; t < last; ++t) row(t, 0, args.dim);
   });
 }
 
-void CpuBackend::gather_rows(const GatherRowsArgs &args) {
+void CpuBackend::add(const AddArgs& args) {
+  split(args.elements, args.elements, [&](size_t first, size_t last, int) {
+    kernels_.add(args.a + first, args.b + first, args.out + first, last - first);
+  });
+}
+
+void CpuBackend::gather_rows(const GatherRowsArgs& args) {
   for (size_t i = 0; i < args.count; ++i) {
-    std::memcpy(args.out + i * args.dim,
-                args.x + static_cast<size_t>(args.rows[i]) * args.dim,
+    std::memcpy(args.out + i * args.dim, args.x + static_cast<size_t>(args.rows[i]) * args.dim,
                 args.dim * sizeof(float));
   }
 }
 
-void CpuBackend::arg_max(const ArgMaxArgs &args) {
+void CpuBackend::arg_max(const ArgMaxArgs& args) {
   split(args.rows, args.rows * args.dim, [&](size_t first, size_t last, int) {
     for (size_t r = first; r < last; ++r)
       args.out[r] = kernels_.arg_max(args.x + r * args.dim, args.dim);
   });
 }
 
-} // namespace
+}  // namespace
 
-KernelTable make_kernel_table(Isa isa, const CpuFeatures &features) {
+KernelTable make_kernel_table(Isa isa, const CpuFeatures& features) {
   switch (isa) {
-  case Isa::kScalar:
-    return scalar_kernels();
-  case Isa::kAvx2:
-    return avx2_kernels();
-  case Isa::kAvx512: {
-    KernelTable table = avx512_kernels();
-    if (features.avx512_bf16)
-      use_avx512_bf16(table);
-    return table;
-  }
+    case Isa::kScalar: return scalar_kernels();
+    case Isa::kAvx2: return avx2_kernels();
+    case Isa::kAvx512: {
+      KernelTable table = avx512_kernels();
+      if (features.avx512_bf16) use_avx512_bf16(table);
+      return table;
+    }
   }
   QUIPU_CHECK(false, "instruction set {}", static_cast<int>(isa));
 }
 
-} // namespace cpu
+}  // namespace cpu
 
-Result<std::unique_ptr<Backend>>
-make_cpu_backend(const CpuBackendOptions &options) {
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options) {
   const CpuFeatures features = detect_cpu_features();
   QUIPU_ASSIGN_OR_RETURN(const Isa isa, choose_isa(options.isa));
   if (options.threads < 0 || options.threads > cpu::ThreadPool::kThreadsMax) {
-    return make_error(
-        ErrorCode::kInvalidArgument,
-        "{} threads; from 1 to {} are possible, 0 for one per core",
-        options.threads, cpu::ThreadPool::kThreadsMax);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{} threads; from 1 to {} are possible, 0 for one per core", options.threads,
+                      cpu::ThreadPool::kThreadsMax);
   }
-  const int threads =
-      options.threads > 0
-          ? options.threads
-          : std::min(features.logical_cpus, cpu::ThreadPool::kThreadsMax);
-  return std::unique_ptr<Backend>(
-      new cpu::CpuBackend(isa, features, threads, options.pin_threads));
+  const int threads = options.threads > 0
+                          ? options.threads
+                          : std::min(features.logical_cpus, cpu::ThreadPool::kThreadsMax);
+  return std::unique_ptr<Backend>(new cpu::CpuBackend(isa, features, threads, options.pin_threads));
 }
 
-} // namespace quipu
+}  // namespace quipu

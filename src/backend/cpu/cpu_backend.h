@@ -1,5 +1,4 @@
-// The CPU backend: its own thread pool, and one table of kernels chosen at run
-// time.
+// The CPU backend: its own thread pool, and one table of kernels chosen at run time.
 #pragma once
 
 #include <memory>
@@ -18,31 +17,29 @@ std::string_view isa_name(Isa isa);
 
 // What this machine has, as the kernels need it.
 struct CpuFeatures {
-  bool avx2 = false;   // with FMA and F16C
-  bool avx512 = false; // F, BW, DQ, VL
+  bool avx2 = false;    // with FMA and F16C
+  bool avx512 = false;  // F, BW, DQ, VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
   std::string model_name;
-  int logical_cpus = 0;    // usable by this process
-  std::vector<Isa> usable; // slowest first
+  int logical_cpus = 0;     // usable by this process
+  std::vector<Isa> usable;  // slowest first
 };
 
 CpuFeatures detect_cpu_features();
 
 struct CpuBackendOptions {
-  int threads = 0;        // 0: one per usable core
-  std::optional<Isa> isa; // nothing: QUIPU_ISA if set, else the best usable one
+  int threads = 0;         // 0: one per usable core
+  std::optional<Isa> isa;  // nothing: QUIPU_ISA if set, else the best usable one
   bool pin_threads = true;
 };
 
-// ERRORS: kInvalidArgument for an unknown or unusable instruction set (with the
-// list of usable ones) or a thread count out of range.
-Result<std::unique_ptr<Backend>>
-make_cpu_backend(const CpuBackendOptions &options);
+// ERRORS: kInvalidArgument for an unknown or unusable instruction set (with the list of usable
+// ones) or a thread count out of range.
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options);
 
-// What the multipliers of these threads reach with operands in registers and
-// the kernels' own instructions. UNITS: operations per second, two per
-// multiply-add.
+// What the multipliers of these threads reach with operands in registers and the kernels' own
+// instructions. UNITS: operations per second, two per multiply-add.
 struct CpuPeaks {
   double int8_ops = 0;
   double bf16_flops = 0;
@@ -52,12 +49,10 @@ struct CpuPeaks {
 // REQUIRES: `isa` is usable. UNITS: `seconds` for each of the three.
 CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds);
 
-// The kernel table's set that a backend with these options would use. ERRORS:
-// as make_cpu_backend.
-Result<Isa> choose_isa(const std::optional<Isa> &wanted);
+// The kernel table's set that a backend with these options would use. ERRORS: as make_cpu_backend.
+Result<Isa> choose_isa(const std::optional<Isa>& wanted);
 
-// Bandwidth of reading a large buffer with the backend's threads. UNITS: bytes
-// per second.
+// Bandwidth of reading a large buffer with the backend's threads. UNITS: bytes per second.
 double measure_read_bandwidth(int threads, double seconds);
 
-} // namespace quipu
+}  // namespace quipu

@@ -1,5 +1,5 @@
-// Kernels for AVX2 with FMA and F16C. Compiled with these flags; see kernels.h
-// for what that forbids.
+// Kernels for AVX2 with FMA and F16C. Compiled with these flags; see kernels.h for what that
+// forbids.
 #include "backend/cpu/vec_avx2.h"
 
 #define QUIPU_TABLE_NAME "avx2"
@@ -12,5 +12,5 @@
 // clang-format on
 
 namespace quipu::cpu {
-const KernelTable &avx2_kernels() { return kTable; }
-} // namespace quipu::cpu
+const KernelTable& avx2_kernels() { return kTable; }
+}  // namespace quipu::cpu

@@ -1,5 +1,4 @@
-// Kernels for AVX-512 with VNNI. Compiled with these flags; see kernels.h for
-// what that forbids.
+// Kernels for AVX-512 with VNNI. Compiled with these flags; see kernels.h for what that forbids.
 #include "backend/cpu/vec_avx512.h"
 
 #define QUIPU_TABLE_NAME "avx512"
@@ -12,5 +11,5 @@
 // clang-format on
 
 namespace quipu::cpu {
-const KernelTable &avx512_kernels() { return kTable; }
-} // namespace quipu::cpu
+const KernelTable& avx512_kernels() { return kTable; }
+}  // namespace quipu::cpu

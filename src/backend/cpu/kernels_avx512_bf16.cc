@@ -10,20 +10,19 @@ namespace quipu::cpu {
 
 namespace {
 
-// The instruction rounds once per product pair in its own way: it flushes
-// subnormals and adds the odd product first.
+// The instruction rounds once per product pair in its own way: it flushes subnormals and adds the
+// odd product first.
 struct TileBf16Native : TileBf16 {
-  static QUIPU_INLINE Vec step(const IntVec &w, const IntVec &x,
-                               const Vec &sum) {
+  static QUIPU_INLINE Vec step(const IntVec& w, const IntVec& x, const Vec& sum) {
     return {_mm512_dpbf16_ps(sum.v, (__m512bh)w.v, (__m512bh)x.v)};
   }
 };
 
-} // namespace
+}  // namespace
 
-void use_avx512_bf16(KernelTable &table) {
+void use_avx512_bf16(KernelTable& table) {
   table.dot[static_cast<int>(Pack::kBf16)] = dot_plain<TileBf16Native>;
   table.peak_bf16 = peak_plain<TileBf16Native, 2>;
 }
 
-} // namespace quipu::cpu
+}  // namespace quipu::cpu

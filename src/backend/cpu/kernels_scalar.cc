@@ -11,5 +11,5 @@
 // clang-format on
 
 namespace quipu::cpu {
-const KernelTable &scalar_kernels() { return kTable; }
-} // namespace quipu::cpu
+const KernelTable& scalar_kernels() { return kTable; }
+}  // namespace quipu::cpu

@@ -1,5 +1,4 @@
-// What this machine can do at best: bandwidth of reading, and rates of the
-// multipliers.
+// What this machine can do at best: bandwidth of reading, and rates of the multipliers.
 #include <algorithm>
 #include <chrono>
 #include <vector>
@@ -14,7 +13,7 @@
 namespace quipu {
 
 namespace cpu {
-KernelTable make_kernel_table(Isa isa, const CpuFeatures &features);
+KernelTable make_kernel_table(Isa isa, const CpuFeatures& features);
 }
 
 namespace {
@@ -23,14 +22,13 @@ namespace {
 constexpr size_t kReadBytes = 512 * kMiB;
 
 double now_seconds() {
-  return std::chrono::duration<double>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Repeats `round` (which returns its work) until the time is over and reports
-// the best rate: what the machine can do when nobody disturbs.
-template <typename Round> double best_rate(double seconds, const Round &round) {
+// Repeats `round` (which returns its work) until the time is over and reports the best rate: what
+// the machine can do when nobody disturbs.
+template <typename Round>
+double best_rate(double seconds, const Round& round) {
   double best = 0;
   const double end = now_seconds() + seconds;
   do {
@@ -41,25 +39,22 @@ template <typename Round> double best_rate(double seconds, const Round &round) {
   return best;
 }
 
-} // namespace
+}  // namespace
 
 double measure_read_bandwidth(int threads, double seconds) {
   const CpuFeatures features = detect_cpu_features();
-  const cpu::KernelTable kernels =
-      cpu::make_kernel_table(features.usable.back(), features);
+  const cpu::KernelTable kernels = cpu::make_kernel_table(features.usable.back(), features);
   cpu::ThreadPool pool(threads, true);
   auto buffer = AlignedBuffer::allocate(kReadBytes);
   QUIPU_CHECK(buffer.ok(), "{}", buffer.status().message());
-  auto *words = buffer->as<uint64_t>();
+  auto* words = buffer->as<uint64_t>();
   const size_t count = kReadBytes / sizeof(uint64_t);
   const auto part = [&](int thread, int n) {
-    const auto first =
-        count * static_cast<size_t>(thread) / static_cast<size_t>(n);
-    const auto last =
-        count * static_cast<size_t>(thread + 1) / static_cast<size_t>(n);
+    const auto first = count * static_cast<size_t>(thread) / static_cast<size_t>(n);
+    const auto last = count * static_cast<size_t>(thread + 1) / static_cast<size_t>(n);
     return std::pair(first, last - first);
   };
-  pool.run([&](int thread, int n) { // first touch by the thread that reads
+  pool.run([&](int thread, int n) {  // first touch by the thread that reads
     const auto [first, length] = part(thread, n);
     std::fill_n(words + first, length, static_cast<uint64_t>(thread));
   });
@@ -67,27 +62,23 @@ double measure_read_bandwidth(int threads, double seconds) {
   return best_rate(seconds, [&] {
     pool.run([&](int thread, int n) {
       const auto [first, length] = part(thread, n);
-      sinks[static_cast<size_t>(thread) * 8] +=
-          kernels.read_words(words + first, length);
+      sinks[static_cast<size_t>(thread) * 8] += kernels.read_words(words + first, length);
     });
     return static_cast<double>(kReadBytes);
   });
 }
 
 CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds) {
-  const cpu::KernelTable kernels =
-      cpu::make_kernel_table(isa, detect_cpu_features());
+  const cpu::KernelTable kernels = cpu::make_kernel_table(isa, detect_cpu_features());
   cpu::ThreadPool pool(threads, true);
   constexpr size_t kIterations = 20000;
   std::vector<double> work(static_cast<size_t>(threads) * 8);
-  const auto rate = [&](const auto &kernel) {
+  const auto rate = [&](const auto& kernel) {
     return best_rate(seconds, [&] {
-      pool.run([&](int thread, int) {
-        work[static_cast<size_t>(thread) * 8] = kernel(kIterations);
-      });
+      pool.run(
+          [&](int thread, int) { work[static_cast<size_t>(thread) * 8] = kernel(kIterations); });
       double total = 0;
-      for (size_t i = 0; i < work.size(); i += 8)
-        total += work[i];
+      for (size_t i = 0; i < work.size(); i += 8) total += work[i];
       return total;
     });
   };
@@ -107,4 +98,4 @@ CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds) {
   return peaks;
 }
 
-} // namespace quipu
+}  // namespace quipu

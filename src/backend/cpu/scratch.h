@@ -1,8 +1,7 @@
-// Scratch: working memory of the operations, kept between calls and grown when
-// a call needs more, so that a steady decode step allocates nothing.
+// Scratch: working memory of the operations, kept between calls and grown when a call needs more,
+// so that a steady decode step allocates nothing.
 //
-// THREADS: grow from the calling thread, before the job; then each thread uses
-// its own part.
+// THREADS: grow from the calling thread, before the job; then each thread uses its own part.
 #pragma once
 
 #include <algorithm>
@@ -16,22 +15,21 @@
 
 namespace quipu::cpu {
 
-// Memory that grows by at least half, so that a growing context reallocates
-// seldom. Contents are lost when it grows.
+// Memory that grows by at least half, so that a growing context reallocates seldom. Contents are
+// lost when it grows.
 class GrowingBuffer {
-public:
+ public:
   // At least `bytes` bytes, 64-byte aligned.
-  std::byte *reserve(size_t bytes) {
+  std::byte* reserve(size_t bytes) {
     if (bytes > buffer_.size()) {
-      auto grown = AlignedBuffer::allocate(
-          round_up(std::max(bytes, buffer_.size() * 3 / 2), 4096));
+      auto grown = AlignedBuffer::allocate(round_up(std::max(bytes, buffer_.size() * 3 / 2), 4096));
       QUIPU_CHECK(grown.ok(), "scratch memory: {}", grown.status().message());
       buffer_ = std::move(grown).value();
     }
     return buffer_.data();
   }
 
-private:
+ private:
   AlignedBuffer buffer_;
 };
 
@@ -41,9 +39,8 @@ struct Scratch {
   std::vector<GrowingBuffer> per_thread;
 
   void reserve_per_thread(size_t bytes) {
-    for (GrowingBuffer &buffer : per_thread)
-      buffer.reserve(bytes);
+    for (GrowingBuffer& buffer : per_thread) buffer.reserve(bytes);
   }
 };
 
-} // namespace quipu::cpu
+}  // namespace quipu::cpu

@@ -1,5 +1,4 @@
-// The gang: every thread takes part, barriers hold, also with more threads than
-// cores.
+// The gang: every thread takes part, barriers hold, also with more threads than cores.
 #include "backend/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
@@ -20,8 +19,7 @@ TEST(ThreadPool, EveryThreadRunsOncePerJob) {
         ++runs[static_cast<size_t>(thread)];
       });
     }
-    for (int i = 0; i < 64; ++i)
-      EXPECT_EQ(runs[static_cast<size_t>(i)], i < threads ? 50 : 0);
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(runs[static_cast<size_t>(i)], i < threads ? 50 : 0);
   }
 }
 
@@ -36,8 +34,7 @@ TEST(ThreadPool, BarrierSeparatesPhases) {
           written[static_cast<size_t>(thread)] = phase;
           pool.barrier();
           for (int i = 0; i < count; ++i) {
-            if (written[static_cast<size_t>(i)] != phase)
-              wrong.fetch_add(1);
+            if (written[static_cast<size_t>(i)] != phase) wrong.fetch_add(1);
           }
           pool.barrier();
         }
@@ -48,20 +45,18 @@ TEST(ThreadPool, BarrierSeparatesPhases) {
 }
 
 TEST(ThreadPool, StartsAndStopsWithoutWork) {
-  for (int i = 0; i < 20; ++i)
-    ThreadPool pool(5, false);
+  for (int i = 0; i < 20; ++i) ThreadPool pool(5, false);
 }
 
 TEST(ThreadPool, SleepingWorkersWakeUp) {
   ThreadPool pool(3, false);
   for (int i = 0; i < 3; ++i) {
-    std::this_thread::sleep_for(
-        std::chrono::milliseconds(20)); // long past the spinning
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // long past the spinning
     std::atomic<int> runs{0};
     pool.run([&](int, int) { runs.fetch_add(1); });
     EXPECT_EQ(runs.load(), 3);
   }
 }
 
-} // namespace
-} // namespace quipu::cpu
+}  // namespace
+}  // namespace quipu::cpu

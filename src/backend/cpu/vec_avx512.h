@@ -1,5 +1,5 @@
-// The 16-lane vector of the kernels in AVX-512 (F, BW, DQ, VL and VNNI): one
-// register. What each operation means is written in vec_scalar.h.
+// The 16-lane vector of the kernels in AVX-512 (F, BW, DQ, VL and VNNI): one register.
+// What each operation means is written in vec_scalar.h.
 #pragma once
 
 #include <immintrin.h>
@@ -14,11 +14,10 @@
 namespace quipu::cpu {
 namespace {
 
-constexpr int kCodeTokens = block_of(16); // 16 sums, 8 registers of codes
-constexpr int kFloatTiles = block_of(2), kFloatTokens = block_of(8); // 16 sums
-constexpr int kValueRows = block_of(4), kValueVectors = block_of(4); // 16 sums
-constexpr int kFewVectors =
-    block_of(8); // vectors of weighted values of at most two rows
+constexpr int kCodeTokens = block_of(16);  // 16 sums, 8 registers of codes
+constexpr int kFloatTiles = block_of(2), kFloatTokens = block_of(8);  // 16 sums
+constexpr int kValueRows = block_of(4), kValueVectors = block_of(4);  // 16 sums
+constexpr int kFewVectors = block_of(8);  // vectors of weighted values of at most two rows
 constexpr size_t kPrefetchBytes = 1024;
 
 struct Vec {
@@ -38,138 +37,107 @@ QUIPU_INLINE __mmask16 first_lanes(int n) {
 
 QUIPU_INLINE Vec zero() { return {_mm512_setzero_ps()}; }
 QUIPU_INLINE Vec splat(float x) { return {_mm512_set1_ps(x)}; }
-QUIPU_INLINE Vec load(const float *p) { return {_mm512_loadu_ps(p)}; }
-QUIPU_INLINE void store(float *p, const Vec &a) { _mm512_storeu_ps(p, a.v); }
-QUIPU_INLINE Vec load_part(const float *p, int n) {
+QUIPU_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+QUIPU_INLINE void store(float* p, const Vec& a) { _mm512_storeu_ps(p, a.v); }
+QUIPU_INLINE Vec load_part(const float* p, int n) {
   return {_mm512_maskz_loadu_ps(first_lanes(n), p)};
 }
-QUIPU_INLINE void store_part(float *p, const Vec &a, int n) {
+QUIPU_INLINE void store_part(float* p, const Vec& a, int n) {
   _mm512_mask_storeu_ps(p, first_lanes(n), a.v);
 }
-QUIPU_INLINE Vec add(const Vec &a, const Vec &b) {
-  return {_mm512_add_ps(a.v, b.v)};
-}
-QUIPU_INLINE Vec sub(const Vec &a, const Vec &b) {
-  return {_mm512_sub_ps(a.v, b.v)};
-}
-QUIPU_INLINE Vec mul(const Vec &a, const Vec &b) {
-  return {_mm512_mul_ps(a.v, b.v)};
-}
-QUIPU_INLINE Vec div(const Vec &a, const Vec &b) {
-  return {_mm512_div_ps(a.v, b.v)};
-}
-QUIPU_INLINE Vec fma(const Vec &a, const Vec &b, const Vec &c) {
+QUIPU_INLINE Vec add(const Vec& a, const Vec& b) { return {_mm512_add_ps(a.v, b.v)}; }
+QUIPU_INLINE Vec sub(const Vec& a, const Vec& b) { return {_mm512_sub_ps(a.v, b.v)}; }
+QUIPU_INLINE Vec mul(const Vec& a, const Vec& b) { return {_mm512_mul_ps(a.v, b.v)}; }
+QUIPU_INLINE Vec div(const Vec& a, const Vec& b) { return {_mm512_div_ps(a.v, b.v)}; }
+QUIPU_INLINE Vec fma(const Vec& a, const Vec& b, const Vec& c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
-QUIPU_INLINE Vec max(const Vec &a, const Vec &b) {
-  return {_mm512_max_ps(a.v, b.v)};
+QUIPU_INLINE Vec max(const Vec& a, const Vec& b) { return {_mm512_max_ps(a.v, b.v)}; }
+QUIPU_INLINE Vec min(const Vec& a, const Vec& b) { return {_mm512_min_ps(a.v, b.v)}; }
+QUIPU_INLINE Vec select_less(const Vec& x, const Vec& limit, const Vec& a, const Vec& b) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_LT_OQ), b.v, a.v)};
 }
-QUIPU_INLINE Vec min(const Vec &a, const Vec &b) {
-  return {_mm512_min_ps(a.v, b.v)};
-}
-QUIPU_INLINE Vec select_less(const Vec &x, const Vec &limit, const Vec &a,
-                             const Vec &b) {
-  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_LT_OQ),
-                               b.v, a.v)};
-}
-QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec &a, const Vec &b) {
-  const auto mask =
-      static_cast<__mmask16>(first_lanes(end) & ~first_lanes(begin));
+QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec& a, const Vec& b) {
+  const auto mask = static_cast<__mmask16>(first_lanes(end) & ~first_lanes(begin));
   return {_mm512_mask_blend_ps(mask, b.v, a.v)};
 }
-QUIPU_INLINE Vec repeat_even(const Vec &a) { return {_mm512_moveldup_ps(a.v)}; }
-QUIPU_INLINE Vec repeat_odd(const Vec &a) { return {_mm512_movehdup_ps(a.v)}; }
-QUIPU_INLINE Vec quarter_turn(const Vec &a) {
-  const __m512 even_signs =
-      _mm512_castsi512_ps(_mm512_set1_epi64(0x80000000LL));
+QUIPU_INLINE Vec repeat_even(const Vec& a) { return {_mm512_moveldup_ps(a.v)}; }
+QUIPU_INLINE Vec repeat_odd(const Vec& a) { return {_mm512_movehdup_ps(a.v)}; }
+QUIPU_INLINE Vec quarter_turn(const Vec& a) {
+  const __m512 even_signs = _mm512_castsi512_ps(_mm512_set1_epi64(0x80000000LL));
   return {_mm512_xor_ps(_mm512_permute_ps(a.v, 0xB1), even_signs)};
 }
-QUIPU_INLINE float reduce_add(const Vec &a) {
-  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v),
-                                 _mm512_extractf32x8_ps(a.v, 1));
-  const __m128 q =
-      _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+QUIPU_INLINE float reduce_add(const Vec& a) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
   const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
 }
-QUIPU_INLINE float reduce_max(const Vec &a) {
-  return _mm512_reduce_max_ps(a.v);
-}
-QUIPU_INLINE float first_lane(const Vec &a) { return _mm512_cvtss_f32(a.v); }
+QUIPU_INLINE float reduce_max(const Vec& a) { return _mm512_reduce_max_ps(a.v); }
+QUIPU_INLINE float first_lane(const Vec& a) { return _mm512_cvtss_f32(a.v); }
 
 QUIPU_INLINE IntVec int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
-QUIPU_INLINE IntVec int_add(const IntVec &a, const IntVec &b) {
+QUIPU_INLINE IntVec int_add(const IntVec& a, const IntVec& b) {
   return {_mm512_add_epi32(a.v, b.v)};
 }
-QUIPU_INLINE IntVec int_mul(const IntVec &a, const IntVec &b) {
+QUIPU_INLINE IntVec int_mul(const IntVec& a, const IntVec& b) {
   return {_mm512_mullo_epi32(a.v, b.v)};
 }
-QUIPU_INLINE IntVec int_shift_left(const IntVec &a, int n) {
+QUIPU_INLINE IntVec int_shift_left(const IntVec& a, int n) {
   return {_mm512_slli_epi32(a.v, static_cast<unsigned>(n))};
 }
-QUIPU_INLINE Vec to_float(const IntVec &a) { return {_mm512_cvtepi32_ps(a.v)}; }
-QUIPU_INLINE IntVec round_to_int(const Vec &a) {
-  return {_mm512_cvtps_epi32(a.v)};
+QUIPU_INLINE Vec to_float(const IntVec& a) { return {_mm512_cvtepi32_ps(a.v)}; }
+QUIPU_INLINE IntVec round_to_int(const Vec& a) { return {_mm512_cvtps_epi32(a.v)}; }
+QUIPU_INLINE Vec power_of_two(const IntVec& n) {
+  return {
+      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
 }
-QUIPU_INLINE Vec power_of_two(const IntVec &n) {
-  return {_mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
+QUIPU_INLINE IntVec magnitude_bits(const Vec& a) {
+  return {_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7FFFFFFF))};
 }
-QUIPU_INLINE IntVec magnitude_bits(const Vec &a) {
-  return {_mm512_and_si512(_mm512_castps_si512(a.v),
-                           _mm512_set1_epi32(0x7FFFFFFF))};
-}
-QUIPU_INLINE IntVec int_max(const IntVec &a, const IntVec &b) {
+QUIPU_INLINE IntVec int_max(const IntVec& a, const IntVec& b) {
   return {_mm512_max_epi32(a.v, b.v)};
 }
-QUIPU_INLINE int32_t int_reduce_max(const IntVec &a) {
-  return _mm512_reduce_max_epi32(a.v);
-}
-QUIPU_INLINE int32_t int_reduce_add(const IntVec &a) {
-  return _mm512_reduce_add_epi32(a.v);
-}
-QUIPU_INLINE void store_bytes(int8_t *p, const IntVec &a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
+QUIPU_INLINE int32_t int_reduce_max(const IntVec& a) { return _mm512_reduce_max_epi32(a.v); }
+QUIPU_INLINE int32_t int_reduce_add(const IntVec& a) { return _mm512_reduce_add_epi32(a.v); }
+QUIPU_INLINE void store_bytes(int8_t* p, const IntVec& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
 
-QUIPU_INLINE Vec load_f16(const uint16_t *p) {
-  return {_mm512_cvtph_ps(
-      _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))};
+QUIPU_INLINE Vec load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 QUIPU_INLINE Vec widen_bf16(__m256i halves) {
-  return {_mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
 }
-QUIPU_INLINE Vec load_bf16(const uint16_t *p) {
-  return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+QUIPU_INLINE Vec load_bf16(const uint16_t* p) {
+  return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-QUIPU_INLINE Vec load_bf16_part(const uint16_t *p, int n) {
+QUIPU_INLINE Vec load_bf16_part(const uint16_t* p, int n) {
   return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
-QUIPU_INLINE Vec load_u8(const uint8_t *p) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
-      _mm_loadu_si128(reinterpret_cast<const __m128i *>(p))))};
+QUIPU_INLINE Vec load_u8(const uint8_t* p) {
+  return {_mm512_cvtepi32_ps(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
 }
-QUIPU_INLINE IntVec load_i8(const int8_t *p) {
-  return {_mm512_cvtepi8_epi32(
-      _mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))};
+QUIPU_INLINE IntVec load_i8(const int8_t* p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
-QUIPU_INLINE IntVec load_int(const void *p) { return {_mm512_loadu_si512(p)}; }
-QUIPU_INLINE Vec pair_low(const IntVec &a) {
+QUIPU_INLINE IntVec load_int(const void* p) { return {_mm512_loadu_si512(p)}; }
+QUIPU_INLINE Vec pair_low(const IntVec& a) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16))};
 }
-QUIPU_INLINE Vec pair_high(const IntVec &a) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(
-      a.v, _mm512_set1_epi32(static_cast<int32_t>(0xFFFF0000u))))};
+QUIPU_INLINE Vec pair_high(const IntVec& a) {
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int32_t>(0xFFFF0000u))))};
 }
 
 template <int kBits>
-QUIPU_INLINE void load_codes_8(const uint8_t *p, Codes &codes) {
+QUIPU_INLINE void load_codes_8(const uint8_t* p, Codes& codes) {
 #pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j)
-    codes.v[j] = _mm512_loadu_si512(p + 64 * j);
+  for (int j = 0; j < 8; ++j) codes.v[j] = _mm512_loadu_si512(p + 64 * j);
 }
-QUIPU_INLINE void load_codes_4(const uint8_t *p, Codes &codes) {
+QUIPU_INLINE void load_codes_4(const uint8_t* p, Codes& codes) {
   const __m512i low = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
@@ -178,19 +146,17 @@ QUIPU_INLINE void load_codes_4(const uint8_t *p, Codes &codes) {
     codes.v[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), low);
   }
 }
-QUIPU_INLINE void load_codes_6(const uint8_t *p, Codes &codes) {
+QUIPU_INLINE void load_codes_6(const uint8_t* p, Codes& codes) {
   load_codes_4(p, codes);
   const __m512i bits = _mm512_set1_epi8(0x30);
 #pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
     const __m512i plane = _mm512_loadu_si512(p + 256 + 64 * h);
-    const __m512i shifted[4] = {_mm512_slli_epi16(plane, 4),
-                                _mm512_slli_epi16(plane, 2), plane,
+    const __m512i shifted[4] = {_mm512_slli_epi16(plane, 4), _mm512_slli_epi16(plane, 2), plane,
                                 _mm512_srli_epi16(plane, 2)};
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) { // codes | (shifted & bits)
-      codes.v[4 * h + i] =
-          _mm512_ternarylogic_epi32(codes.v[4 * h + i], shifted[i], bits, 0xF8);
+    for (int i = 0; i < 4; ++i) {  // codes | (shifted & bits)
+      codes.v[4 * h + i] = _mm512_ternarylogic_epi32(codes.v[4 * h + i], shifted[i], bits, 0xF8);
     }
   }
 }
@@ -199,8 +165,7 @@ QUIPU_INLINE IntVec start_group(int32_t neg_sum, int zero_shift) {
   return int_shift_left(int_splat(neg_sum), zero_shift);
 }
 template <int kBits, int kFirst, int kLast>
-QUIPU_INLINE IntVec dot_codes(const Codes &codes, const int8_t *x,
-                              const IntVec &init) {
+QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec& init) {
   IntVec r = init;
 #pragma GCC unroll 8
   for (int j = kFirst; j < kLast; ++j) {
@@ -210,15 +175,13 @@ QUIPU_INLINE IntVec dot_codes(const Codes &codes, const int8_t *x,
   }
   return r;
 }
-// One multiply-add instruction's worth of work, operands in registers: 64
-// products.
-QUIPU_INLINE IntVec peak_step(const IntVec &codes, const IntVec &x,
-                              const IntVec &sum) {
+// One multiply-add instruction's worth of work, operands in registers: 64 products.
+QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
   return {_mm512_dpbusd_epi32(sum.v, codes.v, x.v)};
 }
-QUIPU_INLINE void prefetch(const void *p) {
-  _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1);
+QUIPU_INLINE void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
-} // namespace
-} // namespace quipu::cpu
+}  // namespace
+}  // namespace quipu::cpu

@@ -1,9 +1,7 @@
-// The 16-lane vector of the kernels in plain C++: the definition of what each
-// operation means, and the oracle of the other sets. It has no fused
-// multiply-add: products and sums round apart.
+// The 16-lane vector of the kernels in plain C++: the definition of what each operation means, and
+// the oracle of the other sets. It has no fused multiply-add: products and sums round apart.
 //
-// vec_avx2.h and vec_avx512.h define the same names. Everything has internal
-// linkage.
+// vec_avx2.h and vec_avx512.h define the same names. Everything has internal linkage.
 #pragma once
 
 #include <stddef.h>
@@ -18,14 +16,12 @@ namespace quipu::cpu {
 namespace {
 
 // Blocking of the dot kernels: how many sums stay in registers.
-constexpr int kCodeTokens = block_of(4); // tokens of one quantised tile
+constexpr int kCodeTokens = block_of(4);  // tokens of one quantised tile
 constexpr int kFloatTiles = block_of(2),
-              kFloatTokens = block_of(2); // tiles and tokens of plain products
+              kFloatTokens = block_of(2);  // tiles and tokens of plain products
 constexpr int kValueRows = block_of(2),
-              kValueVectors =
-                  block_of(2); // rows and vectors of weighted values
-constexpr int kFewVectors =
-    block_of(2); // vectors of weighted values of at most two rows
+              kValueVectors = block_of(2);  // rows and vectors of weighted values
+constexpr int kFewVectors = block_of(2);    // vectors of weighted values of at most two rows
 constexpr size_t kPrefetchBytes = 2048;
 
 struct Vec {
@@ -51,85 +47,82 @@ QUIPU_INLINE Vec splat(float x) {
   QUIPU_LANES r.v[i] = x;
   return r;
 }
-QUIPU_INLINE Vec load(const float *p) {
+QUIPU_INLINE Vec load(const float* p) {
   Vec r;
   QUIPU_LANES r.v[i] = p[i];
   return r;
 }
-QUIPU_INLINE void store(float *p, const Vec &a) { QUIPU_LANES p[i] = a.v[i]; }
+QUIPU_INLINE void store(float* p, const Vec& a) { QUIPU_LANES p[i] = a.v[i]; }
 // The first n lanes; the others read as zero and are not written.
-QUIPU_INLINE Vec load_part(const float *p, int n) {
+QUIPU_INLINE Vec load_part(const float* p, int n) {
   Vec r = zero();
-  for (int i = 0; i < n; ++i)
-    r.v[i] = p[i];
+  for (int i = 0; i < n; ++i) r.v[i] = p[i];
   return r;
 }
-QUIPU_INLINE void store_part(float *p, const Vec &a, int n) {
-  for (int i = 0; i < n; ++i)
-    p[i] = a.v[i];
+QUIPU_INLINE void store_part(float* p, const Vec& a, int n) {
+  for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
-QUIPU_INLINE Vec add(const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec add(const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] + b.v[i];
   return r;
 }
-QUIPU_INLINE Vec sub(const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec sub(const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] - b.v[i];
   return r;
 }
-QUIPU_INLINE Vec mul(const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec mul(const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] * b.v[i];
   return r;
 }
-QUIPU_INLINE Vec div(const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec div(const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] / b.v[i];
   return r;
 }
 // a * b + c
-QUIPU_INLINE Vec fma(const Vec &a, const Vec &b, const Vec &c) {
+QUIPU_INLINE Vec fma(const Vec& a, const Vec& b, const Vec& c) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] * b.v[i] + c.v[i];
   return r;
 }
 // The second operand when either is NaN.
-QUIPU_INLINE Vec max(const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec max(const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
   return r;
 }
-QUIPU_INLINE Vec min(const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec min(const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
   return r;
 }
 // a where x < limit, else b.
-QUIPU_INLINE Vec select_less(const Vec &x, const Vec &limit, const Vec &a,
-                             const Vec &b) {
+QUIPU_INLINE Vec select_less(const Vec& x, const Vec& limit, const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = x.v[i] < limit.v[i] ? a.v[i] : b.v[i];
   return r;
 }
 // a in lanes [begin, end), else b.
-QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec &a, const Vec &b) {
+QUIPU_INLINE Vec select_lanes(int begin, int end, const Vec& a, const Vec& b) {
   Vec r;
   QUIPU_LANES r.v[i] = (i >= begin && i < end) ? a.v[i] : b.v[i];
   return r;
 }
 // Of pairs (a, b): (a, a), (b, b), and (-b, a).
-QUIPU_INLINE Vec repeat_even(const Vec &a) {
+QUIPU_INLINE Vec repeat_even(const Vec& a) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i & ~1];
   return r;
 }
-QUIPU_INLINE Vec repeat_odd(const Vec &a) {
+QUIPU_INLINE Vec repeat_odd(const Vec& a) {
   Vec r;
   QUIPU_LANES r.v[i] = a.v[i | 1];
   return r;
 }
-QUIPU_INLINE Vec quarter_turn(const Vec &a) {
+QUIPU_INLINE Vec quarter_turn(const Vec& a) {
   Vec r;
   for (int i = 0; i < kLanes; i += 2) {
     r.v[i] = -a.v[i + 1];
@@ -138,53 +131,49 @@ QUIPU_INLINE Vec quarter_turn(const Vec &a) {
   return r;
 }
 // The order of every horizontal sum: halves, then halves again.
-QUIPU_INLINE float reduce_add(const Vec &a) {
+QUIPU_INLINE float reduce_add(const Vec& a) {
   float h[8], q[4];
-  for (int i = 0; i < 8; ++i)
-    h[i] = a.v[i] + a.v[i + 8];
-  for (int i = 0; i < 4; ++i)
-    q[i] = h[i] + h[i + 4];
+  for (int i = 0; i < 8; ++i) h[i] = a.v[i] + a.v[i + 8];
+  for (int i = 0; i < 4; ++i) q[i] = h[i] + h[i + 4];
   return (q[0] + q[2]) + (q[1] + q[3]);
 }
-QUIPU_INLINE float reduce_max(const Vec &a) {
+QUIPU_INLINE float reduce_max(const Vec& a) {
   float m = a.v[0];
-  for (int i = 1; i < kLanes; ++i)
-    m = a.v[i] > m ? a.v[i] : m;
+  for (int i = 1; i < kLanes; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
-QUIPU_INLINE float first_lane(const Vec &a) { return a.v[0]; }
+QUIPU_INLINE float first_lane(const Vec& a) { return a.v[0]; }
 
 QUIPU_INLINE IntVec int_splat(int32_t x) {
   IntVec r;
   QUIPU_LANES r.v[i] = x;
   return r;
 }
-QUIPU_INLINE IntVec int_add(const IntVec &a, const IntVec &b) {
+QUIPU_INLINE IntVec int_add(const IntVec& a, const IntVec& b) {
   IntVec r;
   QUIPU_LANES r.v[i] = a.v[i] + b.v[i];
   return r;
 }
-QUIPU_INLINE IntVec int_mul(const IntVec &a, const IntVec &b) {
+QUIPU_INLINE IntVec int_mul(const IntVec& a, const IntVec& b) {
   IntVec r;
   QUIPU_LANES r.v[i] = a.v[i] * b.v[i];
   return r;
 }
-QUIPU_INLINE IntVec int_shift_left(const IntVec &a, int n) {
+QUIPU_INLINE IntVec int_shift_left(const IntVec& a, int n) {
   IntVec r;
   QUIPU_LANES r.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n);
   return r;
 }
-QUIPU_INLINE Vec to_float(const IntVec &a) {
+QUIPU_INLINE Vec to_float(const IntVec& a) {
   Vec r;
   QUIPU_LANES r.v[i] = static_cast<float>(a.v[i]);
   return r;
 }
 // Round to nearest even. REQUIRES: |a| < 2^22 for a meaningful result.
-QUIPU_INLINE IntVec round_to_int(const Vec &a) {
+QUIPU_INLINE IntVec round_to_int(const Vec& a) {
   IntVec r;
   QUIPU_LANES {
-    const float shifted =
-        a.v[i] + 12582912.0f; // 1.5 * 2^23: the integer lands in the mantissa
+    const float shifted = a.v[i] + 12582912.0f;  // 1.5 * 2^23: the integer lands in the mantissa
     int32_t bits;
     memcpy(&bits, &shifted, 4);
     r.v[i] = static_cast<int32_t>(static_cast<uint32_t>(bits) - 0x4B400000u);
@@ -192,7 +181,7 @@ QUIPU_INLINE IntVec round_to_int(const Vec &a) {
   return r;
 }
 // 2^n. REQUIRES: -126 <= n <= 128 (128 gives infinity).
-QUIPU_INLINE Vec power_of_two(const IntVec &n) {
+QUIPU_INLINE Vec power_of_two(const IntVec& n) {
   Vec r;
   QUIPU_LANES {
     const uint32_t bits = static_cast<uint32_t>(n.v[i] + 127) << 23;
@@ -201,7 +190,7 @@ QUIPU_INLINE Vec power_of_two(const IntVec &n) {
   return r;
 }
 // |a| as its bits, and their largest: NaN counts as larger than infinity.
-QUIPU_INLINE IntVec magnitude_bits(const Vec &a) {
+QUIPU_INLINE IntVec magnitude_bits(const Vec& a) {
   IntVec r;
   QUIPU_LANES {
     uint32_t bits;
@@ -210,48 +199,45 @@ QUIPU_INLINE IntVec magnitude_bits(const Vec &a) {
   }
   return r;
 }
-QUIPU_INLINE IntVec int_max(const IntVec &a, const IntVec &b) {
+QUIPU_INLINE IntVec int_max(const IntVec& a, const IntVec& b) {
   IntVec r;
   QUIPU_LANES r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
   return r;
 }
-QUIPU_INLINE int32_t int_reduce_max(const IntVec &a) {
+QUIPU_INLINE int32_t int_reduce_max(const IntVec& a) {
   int32_t m = a.v[0];
-  for (int i = 1; i < kLanes; ++i)
-    m = a.v[i] > m ? a.v[i] : m;
+  for (int i = 1; i < kLanes; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
-QUIPU_INLINE int32_t int_reduce_add(const IntVec &a) {
+QUIPU_INLINE int32_t int_reduce_add(const IntVec& a) {
   int32_t s = 0;
   QUIPU_LANES s += a.v[i];
   return s;
 }
 // The low bytes of 16 integers that fit.
-QUIPU_INLINE void store_bytes(int8_t *p, const IntVec &a) {
+QUIPU_INLINE void store_bytes(int8_t* p, const IntVec& a) {
   QUIPU_LANES p[i] = static_cast<int8_t>(a.v[i]);
 }
 
 QUIPU_INLINE float half_to_float(uint16_t h) {
-  // Shift into the f32 exponent, then scale by 2^112: exact for normal and
-  // subnormal halves alike.
+  // Shift into the f32 exponent, then scale by 2^112: exact for normal and subnormal halves alike.
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   uint32_t bits = static_cast<uint32_t>(h & 0x7FFFu) << 13;
   float magnitude;
   memcpy(&magnitude, &bits, 4);
   magnitude *= 0x1p112f;
   memcpy(&bits, &magnitude, 4);
-  if ((h & 0x7C00u) == 0x7C00u)
-    bits = 0x7F800000u | static_cast<uint32_t>(h & 0x3FFu) << 13;
+  if ((h & 0x7C00u) == 0x7C00u) bits = 0x7F800000u | static_cast<uint32_t>(h & 0x3FFu) << 13;
   bits |= sign;
   memcpy(&magnitude, &bits, 4);
   return magnitude;
 }
-QUIPU_INLINE Vec load_f16(const uint16_t *p) {
+QUIPU_INLINE Vec load_f16(const uint16_t* p) {
   Vec r;
   QUIPU_LANES r.v[i] = half_to_float(p[i]);
   return r;
 }
-QUIPU_INLINE Vec load_bf16(const uint16_t *p) {
+QUIPU_INLINE Vec load_bf16(const uint16_t* p) {
   Vec r;
   QUIPU_LANES {
     const uint32_t bits = static_cast<uint32_t>(p[i]) << 16;
@@ -259,30 +245,29 @@ QUIPU_INLINE Vec load_bf16(const uint16_t *p) {
   }
   return r;
 }
-QUIPU_INLINE Vec load_bf16_part(const uint16_t *p, int n) {
+QUIPU_INLINE Vec load_bf16_part(const uint16_t* p, int n) {
   uint16_t padded[kLanes] = {};
-  for (int i = 0; i < n; ++i)
-    padded[i] = p[i];
+  for (int i = 0; i < n; ++i) padded[i] = p[i];
   return load_bf16(padded);
 }
-QUIPU_INLINE Vec load_u8(const uint8_t *p) {
+QUIPU_INLINE Vec load_u8(const uint8_t* p) {
   Vec r;
   QUIPU_LANES r.v[i] = static_cast<float>(p[i]);
   return r;
 }
-QUIPU_INLINE IntVec load_i8(const int8_t *p) {
+QUIPU_INLINE IntVec load_i8(const int8_t* p) {
   IntVec r;
   QUIPU_LANES r.v[i] = p[i];
   return r;
 }
-QUIPU_INLINE IntVec load_int(const void *p) {
+QUIPU_INLINE IntVec load_int(const void* p) {
   IntVec r;
   memcpy(&r, p, sizeof(r));
   return r;
 }
 
 // Pairs of bf16: the even element is the low half.
-QUIPU_INLINE Vec pair_low(const IntVec &a) {
+QUIPU_INLINE Vec pair_low(const IntVec& a) {
   Vec r;
   QUIPU_LANES {
     const uint32_t bits = static_cast<uint32_t>(a.v[i]) << 16;
@@ -290,7 +275,7 @@ QUIPU_INLINE Vec pair_low(const IntVec &a) {
   }
   return r;
 }
-QUIPU_INLINE Vec pair_high(const IntVec &a) {
+QUIPU_INLINE Vec pair_high(const IntVec& a) {
   Vec r;
   QUIPU_LANES {
     const uint32_t bits = static_cast<uint32_t>(a.v[i]) & 0xFFFF0000u;
@@ -300,10 +285,10 @@ QUIPU_INLINE Vec pair_high(const IntVec &a) {
 }
 
 template <int kBits>
-QUIPU_INLINE void load_codes_8(const uint8_t *p, Codes &codes) {
+QUIPU_INLINE void load_codes_8(const uint8_t* p, Codes& codes) {
   memcpy(codes.v, p, 512);
 }
-QUIPU_INLINE void load_codes_4(const uint8_t *p, Codes &codes) {
+QUIPU_INLINE void load_codes_4(const uint8_t* p, Codes& codes) {
   for (int j = 0; j < 4; ++j) {
     for (int i = 0; i < 64; ++i) {
       codes.v[j][i] = p[64 * j + i] & 15;
@@ -311,42 +296,37 @@ QUIPU_INLINE void load_codes_4(const uint8_t *p, Codes &codes) {
     }
   }
 }
-// Nibbles as above, then two planes of 64 bytes: bits 2 i, 2 i + 1 of plane h
-// are the high bits of quad 4 h + i.
-QUIPU_INLINE void load_codes_6(const uint8_t *p, Codes &codes) {
+// Nibbles as above, then two planes of 64 bytes: bits 2 i, 2 i + 1 of plane h are the high bits of
+// quad 4 h + i.
+QUIPU_INLINE void load_codes_6(const uint8_t* p, Codes& codes) {
   load_codes_4(p, codes);
   for (int j = 0; j < 8; ++j) {
-    const uint8_t *plane = p + 256 + 64 * (j / 4);
+    const uint8_t* plane = p + 256 + 64 * (j / 4);
     for (int i = 0; i < 64; ++i) {
-      codes.v[j][i] = static_cast<uint8_t>(
-          codes.v[j][i] | ((plane[i] >> (2 * (j % 4))) & 3) << 4);
+      codes.v[j][i] = static_cast<uint8_t>(codes.v[j][i] | ((plane[i] >> (2 * (j % 4))) & 3) << 4);
     }
   }
 }
-// What the integer sum of a group starts with: -zero_point * sum of the
-// activations.
+// What the integer sum of a group starts with: -zero_point * sum of the activations.
 template <int kBits>
 QUIPU_INLINE IntVec start_group(int32_t neg_sum, int zero_shift) {
   return int_shift_left(int_splat(neg_sum), zero_shift);
 }
-// init + the dot products of quads [kFirst, kLast) with x. kBits: most bits a
-// code has.
+// init + the dot products of quads [kFirst, kLast) with x. kBits: most bits a code has.
 template <int kBits, int kFirst, int kLast>
-QUIPU_INLINE IntVec dot_codes(const Codes &codes, const int8_t *x,
-                              const IntVec &init) {
+QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec& init) {
   IntVec r = init;
   for (int j = kFirst; j < kLast; ++j) {
     for (int i = 0; i < kLanes; ++i) {
-      const uint8_t *c = codes.v[j] + 4 * i;
-      const int8_t *y = x + 4 * j;
+      const uint8_t* c = codes.v[j] + 4 * i;
+      const int8_t* y = x + 4 * j;
       r.v[i] += c[0] * y[0] + c[1] * y[1] + c[2] * y[2] + c[3] * y[3];
     }
   }
   return r;
 }
 // 64 products, for measuring the peak.
-QUIPU_INLINE IntVec peak_step(const IntVec &codes, const IntVec &x,
-                              const IntVec &sum) {
+QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
   IntVec r = sum;
   for (int i = 0; i < kLanes; ++i) {
     for (int b = 0; b < 32; b += 8) {
@@ -355,9 +335,9 @@ QUIPU_INLINE IntVec peak_step(const IntVec &codes, const IntVec &x,
   }
   return r;
 }
-QUIPU_INLINE void prefetch(const void *) {}
+QUIPU_INLINE void prefetch(const void*) {}
 
 #undef QUIPU_LANES
 
-} // namespace
-} // namespace quipu::cpu
+}  // namespace
+}  // namespace quipu::cpu
