@@ -97,6 +97,16 @@ HF_CASES = {
                       rope_theta=1000000.0, sliding_window=None, vocab_size=101,
                       torch_dtype="float16"),
         dtype="float16", shards=2),
+    # Windows of 16 positions: in every layer, and in the second of two.
+    "mistral-window": dict(
+        config=_llama(architectures=["MistralForCausalLM"], model_type="mistral", hidden_size=32,
+                      intermediate_size=64, sliding_window=16, vocab_size=101),
+        tokens=100, at=[0, 14, 15, 16, 17, 40, 63, 64, 99]),
+    "qwen2-window-upper-layer": dict(
+        config=_qwen2(hidden_size=32, intermediate_size=48, num_attention_heads=2,
+                      num_key_value_heads=1, sliding_window=16, use_sliding_window=True,
+                      max_window_layers=1, vocab_size=101),
+        tokens=100, at=[0, 14, 15, 16, 17, 40, 63, 64, 99]),
     "qwen2-tied": dict(config=_qwen2(hidden_size=96, num_attention_heads=6, num_key_value_heads=2,
                                      num_hidden_layers=1, intermediate_size=128)),
     # As Qwen2.5's documentation spells it: "type", not "rope_type".
