@@ -138,13 +138,16 @@ void compute_scores(const Job& job, const AttentionUnit& unit, int chunk, int lo
   const Pack pack = job.view.layout.format == KvFormat::kF32 ? Pack::kF32 : Pack::kBf16;
   const DotFn dot = job.kernels.dot[static_cast<int>(pack)];
   const bool few = rows <= kFewRows;
+  const int block_tokens = job.view.layout.block_tokens;
   int t = lowest / kLanes * kLanes;
   while (t < highest) {
     const uint8_t* tiles[kTileGroup];
     const uint8_t* ahead = few ? after_keys(job, unit, chunk, t, lowest, highest) : nullptr;
     const int from = t;
+    // Few rows: two tiles of one block, so that what lies ahead is one run of memory.
+    const int together = few ? std::min(2, (block_tokens - t % block_tokens) / kLanes) : kTileGroup;
     int count = 0;
-    for (; count < (few ? 1 : kTileGroup) && t < highest; ++count, t += kLanes) {
+    for (; count < together && t < highest; ++count, t += kLanes) {
       tiles[count] = key_tile(job, unit, chunk * kChunk + t);
     }
     dot({tiles, count, job.key_units, w.q, static_cast<size_t>(rows), rows, w.scores + from, kChunk,

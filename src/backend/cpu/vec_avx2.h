@@ -17,6 +17,7 @@ namespace {
 constexpr int kCodeTokens = block_of(4);
 constexpr int kFloatTiles = block_of(1), kFloatTokens = block_of(6);  // 12 sums of one register
 constexpr int kValueRows = block_of(2), kValueVectors = block_of(2);  // 8 sums of one register
+constexpr int kPeakChains = 6;  // independent sums, to cover the latency of a multiply-add
 constexpr int kFewVectors = block_of(2);  // vectors of weighted values of at most two rows
 constexpr size_t kPrefetchBytes = 1024;
 
@@ -267,11 +268,10 @@ QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec&
   }
   return r;
 }
-// The cheapest exact way of this set: products, then pairs to 32 bits, then the sum.
+// Products and sums of 16 bits (they wrap here): what no exact product can be faster than.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.a, x.a), ones)),
-          _mm256_add_epi32(sum.b, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.b, x.b), ones))};
+  return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(codes.a, x.a)),
+          _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(codes.b, x.b))};
 }
 QUIPU_INLINE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);

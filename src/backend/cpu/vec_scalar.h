@@ -21,7 +21,8 @@ constexpr int kFloatTiles = block_of(2),
               kFloatTokens = block_of(2);  // tiles and tokens of plain products
 constexpr int kValueRows = block_of(2),
               kValueVectors = block_of(2);  // rows and vectors of weighted values
-constexpr int kFewVectors = block_of(2);    // vectors of weighted values of at most two rows
+constexpr int kPeakChains = 3;  // independent sums, to cover the latency of a multiply-add
+constexpr int kFewVectors = block_of(2);  // vectors of weighted values of at most two rows
 constexpr size_t kPrefetchBytes = 2048;
 
 struct Vec {
