@@ -150,7 +150,7 @@ def main():
     p.add_argument("--samples", type=int, default=0)
     p.add_argument("--tokens", default=".train/tokens", help="folder of the validation token files")
     p.add_argument("--window", type=int, default=2048)
-    p.add_argument("--trials", type=int, default=130, help="recall trials for each distance")
+    p.add_argument("--trials", type=int, default=39, help="recall trials for each distance")
     p.add_argument("--rows", type=int, default=24, help="windows for --positions")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--count", type=int, default=200, help="tokens of a sample")
@@ -180,6 +180,7 @@ def main():
         if args.recall:
             result["recall"] = recall_accuracy(model, tok, args.tokens, args.trials, args.seed)
         if args.samples:
+            result["sampling"] = {"temperature": args.temperature, "top_p": args.top_p, "count": args.count}
             result["samples"] = []
             for seed in range(1, args.samples + 1):
                 prompt = PROMPTS[(seed - 1) % len(PROMPTS)]

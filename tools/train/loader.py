@@ -101,17 +101,17 @@ class Loader:
             again.append((self.encode("Copy: ") + passage[start:start + 5], passage[start + 5:]))
         return self.encode("Text:\n") + passage, again
 
-    def recall_task(self, rng):
+    def recall_task(self, rng, lists=0.25):
         if rng.random() < 0.15:
             return self.copy_task(rng)
-        task = recall.task(rng)
+        task = recall.task(rng, lists)
         return self.encode(task["facts"]), [(self.encode(p), self.encode(a)) for p, a in task["questions"]]
 
     def dense_row(self, rng):
         """One task after another with little other text: where recall is learnt first."""
         out = []
         while len(out) < self.length + 1:
-            facts, questions = self.recall_task(rng)
+            facts, questions = self.recall_task(rng, lists=0.5)
             out += facts
             for prompt, answer in questions:
                 if rng.random() < 0.3:

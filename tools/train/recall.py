@@ -95,8 +95,8 @@ def words_task(rng):
     return {"facts": "Words: " + " ".join(words) + ".\n\n", "questions": questions}
 
 
-def task(rng):
-    return words_task(rng) if rng.random() < 0.25 else facts_task(rng)
+def task(rng, lists=0.25):
+    return words_task(rng) if rng.random() < lists else facts_task(rng)
 
 
 if __name__ == "__main__":

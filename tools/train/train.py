@@ -1,7 +1,8 @@
 """Train a model of the preset sizes on the token files of prepare.py.
 
 The learning rate warms up, stays, and falls in a straight line to zero over the
-last --decay steps. A run can be stopped at any time (SIGTERM or SIGINT writes a
+last --decay steps; or, with --minutes, over the last part of a time limit, which suits
+a machine whose speed depends on its other users. A run can be stopped at any time (SIGTERM or SIGINT writes a
 checkpoint) and continued with --resume, also with another row length or mix:
 batches depend on the seed and the step alone.
 """
@@ -35,10 +36,13 @@ def parse_mix(text):
     return mix
 
 
-def rate(step, args):
+def rate(step, args, minutes):
     """Factor on the learning rates at a step: warm-up, flat, straight fall to zero."""
     if step < args.warmup:
         return (step + 1) / args.warmup
+    if args.minutes:
+        left = 1 - minutes / args.minutes
+        return max(0.0, min(1.0, left / args.decay_part)) if args.decay_part else 1.0
     left = args.steps - step
     return max(0.0, min(1.0, left / args.decay)) if args.decay else 1.0
 
@@ -73,10 +77,12 @@ def main():
     p.add_argument("--dense", type=float, default=0.4, help="share of the recall rows that hold little other text")
     p.add_argument("--length", type=int, default=1024, help="tokens in a row")
     p.add_argument("--batch", type=int, default=8192, help="tokens in a step")
-    p.add_argument("--steps", type=int, required=True, help="steps of the whole run, earlier parts counted in")
+    p.add_argument("--steps", type=int, default=1_000_000, help="steps of the whole run, earlier parts counted in")
     p.add_argument("--stop-at", type=int, default=0, help="stop before this step with a checkpoint (0: run to --steps)")
     p.add_argument("--warmup", type=int, default=60)
     p.add_argument("--decay", type=int, default=0, help="the last steps over which the rate falls to zero")
+    p.add_argument("--minutes", type=float, default=0, help="stop after so many minutes of this part of the run")
+    p.add_argument("--decay-part", type=float, default=0, help="with --minutes: the last share of them over which the rate falls")
     p.add_argument("--muon-lr", type=float, default=0.02, help="rate of the matrices inside the layers")
     p.add_argument("--adam-lr", type=float, default=0.004, help="rate of the embedding and the norms")
     p.add_argument("--seed", type=int, default=1)
@@ -92,7 +98,9 @@ def main():
     args = p.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.threads:
+    if args.workers:
+        torch.set_num_threads(1)
+    elif args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     out = Path(args.out)
@@ -104,7 +112,7 @@ def main():
     model = Llama(config).to(device)
     matrices = [q for n, q in model.named_parameters() if q.dim() == 2 and "embed" not in n]
     others = [q for n, q in model.named_parameters() if q.dim() != 2 or "embed" in n]
-    optimizers = [Muon(matrices, lr=args.muon_lr),
+    optimizers = [Muon(matrices, lr=args.muon_lr, threads=args.workers),
                   torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
     step, seconds, tokens = 0, 0.0, 0
     source = out / "checkpoint.pt" if args.resume else args.init_from
@@ -134,10 +142,13 @@ def main():
                     "config": config.to_dict()}, temporary)
         temporary.replace(out / "checkpoint.pt")
 
-    mean, last = [], args.stop_at or args.steps
+    mean, last, launched = [], args.stop_at or args.steps, None
     while step < last and not stop:
         began = time.time()
-        factor = rate(step, args)
+        minutes = (began - launched) / 60 if launched else 0.0
+        if args.minutes and minutes >= args.minutes:
+            break
+        factor = rate(step, args, minutes)
         for o, lr in zip(optimizers, base):
             for g in o.param_groups:
                 g["lr"] = lr * factor
@@ -154,6 +165,7 @@ def main():
             o.step()
             o.zero_grad(set_to_none=True)
         mean.append(value)
+        launched = launched or began
         step += 1
         tokens += loader.rows * args.length
         seconds += time.time() - began
@@ -165,7 +177,7 @@ def main():
             mean = []
             log.write(json.dumps(row) + "\n")
             print(row, flush=True)
-        if step % args.validate_every == 0 or step == args.steps:
+        if step % args.validate_every == 0:
             began = time.time()
             row = {"step": step, "tokens": tokens, "length": args.length,
                    "validation": validate(model, args.tokens, args.validate_kinds, args.length, 8192 // args.length, device)}
@@ -173,6 +185,11 @@ def main():
             print(row, f"({time.time() - began:.1f} s)", flush=True)
         if step % args.checkpoint_every == 0:
             save()
+    if step % args.validate_every:
+        row = {"step": step, "tokens": tokens, "length": args.length,
+               "validation": validate(model, args.tokens, args.validate_kinds, args.length, 8192 // args.length, device)}
+        log.write(json.dumps(row) + "\n")
+        print(row, flush=True)
     save()
     if pool:
         pool.close()
