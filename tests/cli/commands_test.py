@@ -96,6 +96,15 @@ class Run(CliTest):
         self.assertEqual(out["usage"]["completion_tokens"], 0)
 
 
+@unittest.skipUnless((ROOT / "models" / "quipu-stories-q8_0.gguf").is_file(), "the built-in model is not here")
+class BuiltIn(CliTest):
+    def test_it_is_what_runs_without_a_model(self):
+        out = self.json("run", "-n", 24, "--temp", 0, "Once upon a time")
+        self.assertEqual(len(out["token_ids"]), 24)
+        self.assertRegex(out["text"], r"[a-z]+ [a-z]+ [a-z]+")
+        self.assertEqual(self.json("inspect")["metadata"]["general.architecture"], "llama")
+
+
 class Chat(CliTest):
     def test_each_turn_reuses_the_turns_before(self):
         done = quipu("chat", "-m", text_model(), "--seed", 1, "-n", 8, stdin="Hello there\nAnd now?\n")
