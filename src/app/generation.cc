@@ -89,20 +89,20 @@ Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> promp
   QUIPU_RETURN_IF_ERROR(model.engine->submit(std::move(request)));
   TextOutput output(model, params, sink);
   while (result.finish == FinishReason::kNone) {
+    bool go_on = !sink || sink({});  // before every step: a long prompt shows no text for a while
     for (const StepEvent& event : model.engine->step()) {
       if (event.id != id) continue;
-      bool go_on = true;
       if (event.token.has_value() && !output.stopped()) {
         result.token_ids.push_back(*event.token);
-        go_on = output.push(*event.token);
+        go_on = output.push(*event.token) && go_on;
       }
       if (event.finish != FinishReason::kNone) {
         result.finish = event.finish;
         result.stats = event.stats;
-      } else if (!go_on) {
-        model.engine->cancel(id);  // its last event comes with the next step
       }
     }
+    // The last event of a cancelled request comes with the next step.
+    if (!go_on && result.finish == FinishReason::kNone) model.engine->cancel(id);
   }
   output.finish();
   if (output.stopped()) result.finish = FinishReason::kStop;

@@ -39,7 +39,7 @@ struct GenerationResult {
   double decode_tokens_per_s() const;
 };
 
-// Shows a piece of text; false cancels the request.
+// Shows a piece of text, empty before each step that may show none; false cancels the request.
 using TextSink = std::function<bool(std::string_view delta)>;
 
 // Runs one request to its end on the calling thread (the engine thread).
