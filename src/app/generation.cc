@@ -10,7 +10,7 @@ namespace quipu {
 namespace {
 
 double per_second(int64_t tokens, double ms) {
-  return ms > 0 ? static_cast<double>(tokens) * 1000 / ms : 0;
+  return ms > 0 && tokens > 0 ? static_cast<double>(tokens) * 1000 / ms : 0;
 }
 
 // The way from token ids to shown text of one request.
@@ -66,6 +66,7 @@ Request make_request(const LoadedModel& model, std::vector<TokenId> prompt,
 }  // namespace
 
 double GenerationResult::prefill_tokens_per_s() const {
+  if (!stats.first_token_ns.has_value()) return 0;  // it ended before the prompt was computed
   return per_second(stats.prompt_tokens - stats.cached_tokens, prefill_ms());
 }
 

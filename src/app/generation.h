@@ -32,11 +32,14 @@ struct GenerationResult {
   uint64_t logits_hash = 0;
 
   double prefill_ms() const {
-    return elapsed_ms(stats.started_ns.value_or(stats.submitted_ns), stats.first_token_ns);
+    return elapsed_ms(stats.started_ns.value_or(stats.submitted_ns), prompt_end_ns());
   }
-  double decode_ms() const { return elapsed_ms(stats.first_token_ns, stats.finished_ns); }
+  double decode_ms() const { return elapsed_ms(prompt_end_ns(), stats.finished_ns); }
   double prefill_tokens_per_s() const;
   double decode_tokens_per_s() const;
+
+ private:
+  int64_t prompt_end_ns() const { return stats.first_token_ns.value_or(stats.finished_ns); }
 };
 
 // Shows a piece of text, empty before each step that may show none; false cancels the request.

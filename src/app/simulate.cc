@@ -121,7 +121,10 @@ class Simulation {
       result_.reused_tokens += event.stats.cached_tokens;
       result_.preemptions += event.stats.preemptions;
       const int64_t arrived = arrival_ns(static_cast<size_t>(event.id.value()));
-      ttft_s_.push_back(static_cast<double>(event.stats.first_token_ns - arrived) * 1e-9);
+      ttft_s_.push_back(
+          static_cast<double>(event.stats.first_token_ns.value_or(event.stats.finished_ns) -
+                              arrived) *
+          1e-9);
     }
   }
 

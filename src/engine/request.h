@@ -52,8 +52,8 @@ struct RequestStats {
   int64_t cached_tokens = 0;  // prompt tokens whose keys and values were already there
   int preemptions = 0;
   int64_t submitted_ns = 0;
-  std::optional<int64_t> started_ns;  // first scheduled
-  int64_t first_token_ns = 0;         // prompt computed
+  std::optional<int64_t> started_ns;      // first scheduled
+  std::optional<int64_t> first_token_ns;  // prompt computed; nothing when it ended before that
   int64_t finished_ns = 0;
 };
 

@@ -204,7 +204,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
     const bool reaches_end = scheduled.reaches_end();
     cache_.append(sequence.kv, sequence.tokens, scheduled.num_tokens);
     if (!reaches_end) continue;
-    if (sequence.stats.first_token_ns == 0) sequence.stats.first_token_ns = clock_.now_ns();
+    if (!sequence.stats.first_token_ns.has_value()) sequence.stats.first_token_ns = clock_.now_ns();
 
     StepEvent event;
     event.id = sequence.request.id;
