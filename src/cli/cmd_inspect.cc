@@ -136,12 +136,9 @@ void print_inspection_text(const ModelFile& file, bool all_tensors) {
 }
 
 int inspect_command(InspectFlags& flags) {
-  if (flags.model.empty()) {
-    Result<std::filesystem::path> path = default_model_path();
-    if (!path.ok()) return report_error(path.status());
-    flags.model = *path;
-  }
-  const Result<std::unique_ptr<ModelFile>> file = open_model_file(flags.model);
+  const Result<std::filesystem::path> path = model_path_or_default(flags.model);
+  if (!path.ok()) return report_error(path.status());
+  const Result<std::unique_ptr<ModelFile>> file = open_model_file(*path);
   if (!file.ok()) return report_error(file.status());
   if (flags.output.json) {
     print_inspection_json(**file);

@@ -53,18 +53,15 @@ int decode_ids(const Tokenizer& tokenizer, const std::string& input, const Token
 }
 
 int tokenize_command(TokenizeFlags& flags) {
-  if (flags.model.empty()) {
-    Result<std::filesystem::path> path = default_model_path();
-    if (!path.ok()) return report_error(path.status());
-    flags.model = *path;
-  }
-  const Result<std::unique_ptr<ModelFile>> file = open_model_file(flags.model);
+  const Result<std::filesystem::path> path = model_path_or_default(flags.model);
+  if (!path.ok()) return report_error(path.status());
+  const Result<std::unique_ptr<ModelFile>> file = open_model_file(*path);
   if (!file.ok()) return report_error(file.status());
   const Result<std::unique_ptr<Tokenizer>> tokenizer = load_tokenizer(**file, flags.pre_tokenizer);
   if (!tokenizer.ok()) return report_error(tokenizer.status());
   if (*tokenizer == nullptr) {
     return report_error(make_error(ErrorCode::kUnsupported, "{}: this model has no vocabulary",
-                                   flags.model.string()));
+                                   path->string()));
   }
   const std::string input(std::istreambuf_iterator<char>(std::cin), {});
   if (flags.decode) return decode_ids(**tokenizer, input, flags);

@@ -168,7 +168,8 @@ void add_environment_names(CLI::App& command) {
   }
 }
 
-Result<std::filesystem::path> default_model_path() {
+Result<std::filesystem::path> model_path_or_default(const std::filesystem::path& given) {
+  if (!given.empty()) return given;
   constexpr const char* kName = "quipu-stories-q8_0.gguf";
   std::error_code error;
   const std::filesystem::path program =
@@ -208,9 +209,7 @@ Result<std::vector<TokenId>> parse_token_ids(const std::string& text) {
 
 Result<std::unique_ptr<LoadedModel>> load_for_command(ModelOptions options,
                                                       const OutputOptions& output) {
-  if (options.model.empty()) {
-    QUIPU_ASSIGN_OR_RETURN(options.model, default_model_path());
-  }
+  QUIPU_ASSIGN_OR_RETURN(options.model, model_path_or_default(options.model));
   ProgressLine progress(output, "loading " + options.model.filename().string());
   return assemble(options, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
 }

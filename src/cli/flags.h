@@ -34,9 +34,9 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
 // Gives every long flag of the command its QUIPU_ variable. Call once all flags are added.
 void add_environment_names(CLI::App& command);
 
-// The model to use when -m is absent: $QUIPU_MODEL was taken by the flag; then the built-in model.
+// What -m (or $QUIPU_MODEL) gave; the built-in model when it gave nothing.
 // ERRORS: kNotFound with what to do.
-Result<std::filesystem::path> default_model_path();
+Result<std::filesystem::path> model_path_or_default(const std::filesystem::path& given);
 
 // "1,2,3" -> ids. ERRORS: kInvalidArgument naming the bad item.
 Result<std::vector<TokenId>> parse_token_ids(const std::string& text);
