@@ -26,8 +26,7 @@ struct KvChoice {
 // much.
 KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config, int64_t context) {
   const KvCacheSpec spec = kv_cache_spec_for(config, options.kv_format, options.block_tokens);
-  const uint64_t whole_context =
-      static_cast<uint64_t>(spec.blocks_for_tokens(context)) * spec.block_bytes;
+  const uint64_t whole_context = spec.sequence_bytes(context, options.prefill_chunk);
   KvChoice choice;
   std::string reason;
   if (options.kv_bytes.has_value()) {
@@ -36,15 +35,22 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
   } else {
     const uint64_t half_of_free = available_memory_bytes() / 2;
     // Two contexts: the running sequence, and the finished one whose beginning the next may reuse.
-    choice.bytes = std::max<uint64_t>(std::min(2 * whole_context, half_of_free), spec.block_bytes);
+    choice.bytes =
+        std::max<uint64_t>(std::min(2 * whole_context, half_of_free), spec.sequence_bytes(1, 1));
     reason =
         choice.bytes < whole_context ? "half of the free memory" : "enough for the context, twice";
   }
-  const uint64_t tokens =
-      choice.bytes / spec.block_bytes * static_cast<uint64_t>(spec.block_tokens);
-  choice.note =
-      fmt::format("KV cache: {} ({}), {} tokens of {} bytes in {}", format_bytes(choice.bytes),
-                  reason, tokens, spec.bytes_per_token(), kv_format_name(options.kv_format));
+  const std::vector<int64_t> blocks =
+      divide_kv_bytes(spec, choice.bytes, context, options.prefill_chunk);
+  choice.note = fmt::format("KV cache: {} ({}), ", format_bytes(choice.bytes), reason);
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    const KvGroupSpec& group = spec.groups[g];
+    choice.note += fmt::format("{}{} tokens of {} bytes", g == 0 ? "" : ", ",
+                               blocks[g] * group.block_tokens, group.bytes_per_token());
+    if (group.lifetime.is_windowed())
+      choice.note += fmt::format(" in windows of {}", group.lifetime.window);
+  }
+  choice.note += fmt::format(" in {}", kv_format_name(options.kv_format));
   return choice;
 }
 

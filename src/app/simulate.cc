@@ -60,7 +60,7 @@ class Simulation {
                     .prefill_chunk_max = options.batch_tokens_max,
                     .sequences_max = options.sequences_max,
                     .context_length = std::numeric_limits<int32_t>::max()},
-                   {.total_blocks = static_cast<int>(options.kv_tokens / options.block_tokens),
+                   {.groups = {{static_cast<int>(options.kv_tokens / options.block_tokens), {}}},
                     .block_tokens = options.block_tokens,
                     .policy = options.policy},
                    clock_) {

@@ -26,6 +26,8 @@ struct ModelShape {
   double theta;  // 0: learned positions
   double epsilon;
   double rope_factor = 0;  // of llama3 scaling; 0: none
+  int64_t window = 0;      // sliding attention; 0: none
+  int64_t full_every = 0;  // with a window: every so many layers, one without; 0: none without
 };
 
 // SOURCE: config.json of each published model.
@@ -53,6 +55,9 @@ constexpr std::array kShapes = {
     ModelShape{"tiny-qwen3", "qwen3", 2, 256, 256, 4, 2, 128, 321, 2048, true, 1e6, 1e-6},
     ModelShape{"tiny-gpt2", "gpt2", 2, 256, 512, 4, 4, 64, 321, 512, true, 0, 1e-5},
     ModelShape{"tiny-starcoder", "starcoder", 2, 256, 512, 4, 1, 64, 321, 512, true, 0, 1e-5},
+    // Windows smaller than a block: in every layer as Mistral 7B 0.1, in five of six as Gemma 3.
+    ModelShape{"tiny-windows", "llama", 2, 256, 256, 4, 2, 64, 321, 2048, false, 1e4, 1e-5, 0, 24},
+    ModelShape{"tiny-mixed", "llama", 6, 256, 256, 4, 2, 64, 321, 2048, true, 1e4, 1e-5, 0, 20, 6},
 };
 
 // How a tensor's values are drawn: normal with this mean and deviation. Vectors are drawn one by
@@ -175,6 +180,13 @@ Metadata metadata_of(const ModelShape& shape, const SynthOptions& options) {
     set("attention.layer_norm_rms_epsilon", shape.epsilon);
   } else {
     set("attention.layer_norm_epsilon", shape.epsilon);
+  }
+  if (shape.window != 0) set("attention.sliding_window", size(shape.window));
+  if (shape.full_every != 0) {
+    std::vector<bool> windowed;
+    for (int64_t layer = 1; layer <= shape.layers; ++layer)
+      windowed.push_back(layer % shape.full_every != 0);
+    set("attention.sliding_window_pattern", std::move(windowed));
   }
   set("vocab_size", size(shape.vocabulary));
   metadata.set("tokenizer.ggml.model", std::string("no_vocab"));

@@ -144,6 +144,9 @@ struct AttentionArgs {
   const int32_t* positions = nullptr;     // SHAPE: [tokens]
   const int32_t* block_tables = nullptr;  // SHAPE: [sequences, block_table_stride]: block ids
   size_t block_table_stride = 0;
+  // SHAPE: [sequences] or null (0): blocks that a table leaves out because no token sees them any
+  // more. Block b of a sequence is in column b - block_gaps[s].
+  const int32_t* block_gaps = nullptr;
   PagedKvView kv;
   int layer = 0;
   float scale = 1.0f;

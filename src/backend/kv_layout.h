@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 
 namespace quipu {
@@ -57,7 +58,7 @@ struct KvLayerView {
   size_t offset_in_block = 0;  // UNITS: bytes
 };
 
-// The pool as a kernel sees it. The model gets this plain struct and never the cache itself.
+// The pool of one stream group as a kernel sees it.
 // OWNS: nothing; valid during one step.
 struct PagedKvView {
   std::byte* base = nullptr;  // block 0
@@ -65,6 +66,38 @@ struct PagedKvView {
   int block_tokens = 0;
   const KvLayerView* layers = nullptr;  // SHAPE: [num_layers]
   int num_layers = 0;
+};
+
+// How long the layers of a stream group need a token's keys and values: for ever (window 0), or
+// while it is one of the last `window` tokens. The first `sinks` tokens of a window stay.
+struct KvLifetime {
+  int32_t window = 0;  // UNITS: tokens, the query's own included
+  int32_t sinks = 0;   // UNITS: tokens; only with a window
+
+  bool is_windowed() const { return window > 0; }
+  // The first token past the sinks that the token at `position` sees. UNITS: tokens.
+  int64_t first_seen(int64_t position) const {
+    return window > 0 && position >= window ? position - window + 1 : 0;
+  }
+  bool operator==(const KvLifetime&) const = default;
+};
+
+// The pool that holds a layer's keys and values, and which of the pool's layers it is.
+struct KvLayerPlace {
+  int group = 0;
+  int index = 0;
+};
+
+struct KvGroupView {
+  PagedKvView kv;
+  KvLifetime lifetime;
+};
+
+// The whole cache as the model sees it; it gets these plain structs and never the cache itself.
+// OWNS: nothing; valid during one step.
+struct KvCacheView {
+  std::span<const KvGroupView> groups;
+  std::span<const KvLayerPlace> layers;  // SHAPE: [layers of the model]
 };
 
 }  // namespace quipu

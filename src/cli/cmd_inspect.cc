@@ -69,12 +69,20 @@ nlohmann::ordered_json kv_to_json(const ModelFile& file) {
   if (!config.ok()) return object;
   for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
     const KvCacheSpec spec = kv_cache_spec_for(*config, format, kDefaultBlockTokens);
+    nlohmann::ordered_json groups = nlohmann::ordered_json::array();
+    for (const KvGroupSpec& group : spec.groups) {
+      groups.push_back({{"layers", group.layers.size()},
+                        {"window", group.lifetime.window},
+                        {"bytes_per_token", group.bytes_per_token()},
+                        {"block_bytes", group.block_bytes}});
+    }
+    // Windowed layers hold their window and the block it ends in, never more.
     object[std::string(kv_format_name(format))] = {
         {"bytes_per_token", spec.bytes_per_token()},
         {"block_tokens", spec.block_tokens},
-        {"block_bytes", spec.block_bytes},
-        {"context_bytes",
-         static_cast<uint64_t>(spec.blocks_for_tokens(config->context_length)) * spec.block_bytes},
+        {"block_bytes", spec.block_bytes()},
+        {"context_bytes", spec.sequence_bytes(config->context_length, 1)},
+        {"groups", groups},
     };
   }
   return object;
@@ -123,6 +131,14 @@ void print_inspection_text(const ModelFile& file, bool all_tensors) {
     print_out(fmt::format("  {:6} {:>10} per token, {:>10} for the whole context\n", format,
                           format_bytes(sizes["bytes_per_token"].get<uint64_t>()),
                           format_bytes(sizes["context_bytes"].get<uint64_t>())));
+    if (format != kv_format_name(KvFormat::kBF16)) continue;
+    for (const nlohmann::ordered_json& group : sizes["groups"]) {
+      const int window = group["window"].get<int>();
+      if (window > 0) {
+        print_out(fmt::format("         {} layers see {} tokens and keep no more\n",
+                              group["layers"].get<size_t>(), window));
+      }
+    }
   }
   if (!all_tensors) {
     print_out("\nAll tensors: --tensors\n");

@@ -7,9 +7,13 @@
 namespace quipu {
 
 KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens) {
-  const std::vector<KvLayerShape> layers(
-      static_cast<size_t>(config.block_count),
-      {config.head_count_kv, config.key_length, config.value_length});
+  std::vector<KvLayerShape> layers;
+  for (const int window : config.layer_windows) {
+    layers.push_back({.kv_heads = config.head_count_kv,
+                      .key_dim = config.key_length,
+                      .value_dim = config.value_length,
+                      .lifetime = {.window = window}});
+  }
   return make_kv_cache_spec(layers, format, block_tokens);
 }
 
@@ -23,26 +27,29 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                       trained);
   }
   const KvCacheSpec spec = kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens);
-  const uint64_t blocks = config.kv_bytes / spec.block_bytes;
-  if (blocks < 1 || blocks > (uint64_t{1} << 30)) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "{} of KV memory was asked for; one block of {} tokens takes {}",
-                      format_bytes(config.kv_bytes), config.block_tokens,
-                      format_bytes(spec.block_bytes));
-  }
-  QUIPU_ASSIGN_OR_RETURN(KvStorage storage,
-                         KvStorage::create(backend, spec, static_cast<int>(blocks)));
   const SchedulerConfig scheduler = {
       .batch_tokens_max = model.batch_tokens_max(),
       .prefill_chunk_max = std::min(config.prefill_chunk_max, model.batch_tokens_max()),
       .sequences_max = config.sequences_max,
       .context_length = context,
       .keep_kv = config.keep_kv};
-  const KvCacheConfig cache = {.total_blocks = storage.blocks(),
-                               .block_tokens = config.block_tokens,
-                               .fingerprint = config.fingerprint,
-                               .policy = config.kv_policy,
-                               .publish = config.keep_kv};
+  const std::vector<int64_t> blocks =
+      divide_kv_bytes(spec, config.kv_bytes, context, scheduler.prefill_chunk_max);
+  const auto [fewest, most] = std::minmax_element(blocks.begin(), blocks.end());
+  if (*fewest < 1 || *most > (int64_t{1} << 30)) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{} of KV memory was asked for; {} tokens, the smallest amount, take {}",
+                      format_bytes(config.kv_bytes), config.block_tokens,
+                      format_bytes(spec.sequence_bytes(1, 1)));
+  }
+  QUIPU_ASSIGN_OR_RETURN(KvStorage storage, KvStorage::create(backend, spec, blocks));
+  KvCacheConfig cache = {.groups = {},
+                         .block_tokens = config.block_tokens,
+                         .fingerprint = config.fingerprint,
+                         .policy = config.kv_policy,
+                         .publish = config.keep_kv};
+  for (size_t g = 0; g < blocks.size(); ++g)
+    cache.groups.push_back({static_cast<int>(blocks[g]), spec.groups[g].lifetime});
   return std::unique_ptr<Engine>(
       new Engine(model, backend, std::move(storage), scheduler, cache, clock));
 }

@@ -1,20 +1,42 @@
 #include "engine/kv_storage.h"
 
+#include "base/check.h"
+
 namespace quipu {
 
-Result<KvStorage> KvStorage::create(Backend& backend, KvCacheSpec spec, int blocks) {
-  Result<std::unique_ptr<DeviceBuffer>> memory =
-      backend.allocate(spec.block_bytes * static_cast<size_t>(blocks));
-  if (!memory.ok()) return memory.status().with_context("KV cache");
-  return KvStorage(std::move(spec), blocks, std::move(memory).value());
+Result<KvStorage> KvStorage::create(Backend& backend, KvCacheSpec spec,
+                                    std::span<const int64_t> blocks) {
+  QUIPU_CHECK(blocks.size() == spec.groups.size(), "{} pools for {} groups", blocks.size(),
+              spec.groups.size());
+  KvStorage storage;
+  storage.spec_ = std::move(spec);
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    const KvGroupSpec& group = storage.spec_.groups[g];
+    Result<std::unique_ptr<DeviceBuffer>> memory =
+        backend.allocate(group.block_bytes * static_cast<size_t>(blocks[g]));
+    if (!memory.ok()) return memory.status().with_context("KV cache");
+    storage.pools_.push_back({static_cast<int>(blocks[g]), std::move(memory).value()});
+    storage.views_.push_back({{.base = storage.pools_.back().memory->data(),
+                               .block_bytes = group.block_bytes,
+                               .block_tokens = group.block_tokens,
+                               .layers = group.layers.data(),
+                               .num_layers = static_cast<int>(group.layers.size())},
+                              group.lifetime});
+  }
+  return storage;
 }
 
-PagedKvView KvStorage::view() const {
-  return {.base = memory_->data(),
-          .block_bytes = spec_.block_bytes,
-          .block_tokens = spec_.block_tokens,
-          .layers = spec_.layers.data(),
-          .num_layers = static_cast<int>(spec_.layers.size())};
+int KvStorage::blocks() const {
+  int total = 0;
+  for (const Pool& pool : pools_) total += pool.blocks;
+  return total;
+}
+
+size_t KvStorage::bytes() const {
+  size_t total = 0;
+  for (size_t g = 0; g < pools_.size(); ++g)
+    total += spec_.groups[g].block_bytes * static_cast<size_t>(pools_[g].blocks);
+  return total;
 }
 
 }  // namespace quipu

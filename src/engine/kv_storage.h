@@ -1,8 +1,10 @@
-// KvStorage: the bytes behind the block pool, and how a kernel sees them.
-// OWNS: the memory, reserved once and never moved. THREADS: engine thread only.
+// KvStorage: the bytes behind the block pools, one run of memory per stream group, and how a kernel
+// sees them. OWNS: the memory, reserved once and never moved. THREADS: engine thread only.
 #pragma once
 
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "backend/backend.h"
 #include "base/status.h"
@@ -12,21 +14,29 @@ namespace quipu {
 
 class KvStorage {
  public:
-  // ERRORS: kResourceExhausted when the memory cannot be reserved.
-  static Result<KvStorage> create(Backend& backend, KvCacheSpec spec, int blocks);
+  // SHAPE: blocks: [groups of the spec]. ERRORS: kResourceExhausted when the memory cannot be
+  // reserved.
+  static Result<KvStorage> create(Backend& backend, KvCacheSpec spec,
+                                  std::span<const int64_t> blocks);
 
   const KvCacheSpec& spec() const { return spec_; }
-  int blocks() const { return blocks_; }
-  size_t bytes() const { return spec_.block_bytes * static_cast<size_t>(blocks_); }
-  PagedKvView view() const;
+  // UNITS: blocks, of one group and of all.
+  int blocks(int group) const { return pools_[static_cast<size_t>(group)].blocks; }
+  int blocks() const;
+  size_t bytes() const;
+  KvCacheView view() const { return {.groups = views_, .layers = spec_.layers}; }
 
  private:
-  KvStorage(KvCacheSpec spec, int blocks, std::unique_ptr<DeviceBuffer> memory)
-      : spec_(std::move(spec)), blocks_(blocks), memory_(std::move(memory)) {}
+  struct Pool {
+    int blocks = 0;
+    std::unique_ptr<DeviceBuffer> memory;
+  };
+
+  KvStorage() = default;
 
   KvCacheSpec spec_;
-  int blocks_;
-  std::unique_ptr<DeviceBuffer> memory_;
+  std::vector<Pool> pools_;
+  std::vector<KvGroupView> views_;  // point into spec_ and pools_
 };
 
 }  // namespace quipu

@@ -22,53 +22,81 @@ int first_logit_token(const ScheduledSequence& scheduled) {
 }  // namespace
 
 std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
-  if (!plan.copies.empty()) backend_.copy_blocks(storage_.view(), plan.copies);
+  if (!plan.copies.empty()) copy_blocks(plan.copies);
   build_batch(plan);
   const ForwardBatch batch = {.token_ids = token_ids_,
                               .positions = positions_,
                               .query_start = query_start_,
-                              .slot_mapping = slot_mapping_,
-                              .block_tables = block_tables_,
-                              .block_table_stride = block_table_stride_,
+                              .groups = groups_,
                               .logit_rows = logit_rows_};
   consume_logits(plan, model_.forward(batch, storage_.view()));
   return next_tokens_;
 }
 
-size_t ModelRunner::blocks_per_sequence_max() const {
-  return static_cast<size_t>(std::min(
-      storage_.spec().blocks_for_tokens(model_.config().context_length), storage_.blocks()));
+void ModelRunner::copy_blocks(std::span<const KvCopy> copies) {
+  const std::span<const KvGroupView> views = storage_.view().groups;
+  for (size_t group = 0; group < views.size(); ++group) {
+    copies_.clear();
+    for (const KvCopy& copy : copies) {
+      if (copy.group == static_cast<int>(group)) copies_.push_back({copy.from, copy.to});
+    }
+    if (!copies_.empty()) backend_.copy_blocks(views[group].kv, copies_);
+  }
 }
 
 void ModelRunner::build_batch(const StepPlan& plan) {
   for (auto* array : {&token_ids_, &positions_, &query_start_, &logit_rows_}) array->clear();
-  slot_mapping_.clear();
-  block_table_stride_ = 0;
-  for (const ScheduledSequence& scheduled : plan.sequences) {
-    block_table_stride_ = std::max(block_table_stride_,
-                                   static_cast<size_t>(scheduled.sequence->kv.table.num_blocks()));
-  }
-  // Room for the longest sequences, so that a growing one allocates nothing.
-  block_tables_.reserve(blocks_per_sequence_max() * plan.sequences.size());
-  block_tables_.assign(block_table_stride_ * plan.sequences.size(), -1);
   query_start_.push_back(0);
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const ScheduledSequence& scheduled = plan.sequences[s];
-    const Sequence& sequence = *scheduled.sequence;
+  for (const ScheduledSequence& scheduled : plan.sequences) {
     const auto first_row = static_cast<int32_t>(token_ids_.size());
     for (int i = 0; i < scheduled.num_tokens; ++i) {
       const int64_t position = scheduled.first_position + i;
-      token_ids_.push_back(sequence.tokens[static_cast<size_t>(position)]);
+      token_ids_.push_back(scheduled.sequence->tokens[static_cast<size_t>(position)]);
       positions_.push_back(static_cast<int32_t>(position));
-      slot_mapping_.push_back(sequence.kv.table.slot(position));
-    }
-    for (int b = 0; b < sequence.kv.table.num_blocks(); ++b) {
-      block_tables_[s * block_table_stride_ + static_cast<size_t>(b)] =
-          sequence.kv.table.block(b).value();
     }
     add_logit_rows(scheduled, first_row);
     query_start_.push_back(static_cast<int32_t>(token_ids_.size()));
   }
+  groups_.clear();
+  for (int group = 0; group < static_cast<int>(group_arrays_.size()); ++group)
+    build_group(plan, group);
+}
+
+void ModelRunner::build_group(const StepPlan& plan, int group) {
+  GroupArrays& arrays = group_arrays_[static_cast<size_t>(group)];
+  const KvGroupSpec& spec = storage_.spec().groups[static_cast<size_t>(group)];
+  const auto table_of = [&](const ScheduledSequence& scheduled) -> const BlockTable& {
+    return scheduled.sequence->kv.tables[static_cast<size_t>(group)];
+  };
+  arrays.slot_mapping.clear();
+  arrays.block_gaps.clear();
+  arrays.block_table_stride = 0;
+  for (const ScheduledSequence& scheduled : plan.sequences) {
+    arrays.block_table_stride =
+        std::max(arrays.block_table_stride, static_cast<size_t>(table_of(scheduled).num_blocks()));
+  }
+  // Room for the longest sequences, so that a growing one allocates nothing.
+  const int64_t longest = blocks_held_max(
+      spec.lifetime, spec.block_tokens, model_.config().context_length, model_.batch_tokens_max());
+  arrays.block_tables.reserve(
+      static_cast<size_t>(std::min<int64_t>(longest, storage_.blocks(group))) *
+      plan.sequences.size());
+  arrays.block_tables.assign(arrays.block_table_stride * plan.sequences.size(), -1);
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const ScheduledSequence& scheduled = plan.sequences[s];
+    const BlockTable& table = table_of(scheduled);
+    for (int i = 0; i < scheduled.num_tokens; ++i)
+      arrays.slot_mapping.push_back(table.slot(scheduled.first_position + i));
+    for (int column = 0; column < table.num_blocks(); ++column) {
+      arrays.block_tables[s * arrays.block_table_stride + static_cast<size_t>(column)] =
+          table.column(column).value();
+    }
+    if (spec.lifetime.is_windowed()) arrays.block_gaps.push_back(table.gap());
+  }
+  groups_.push_back({.slot_mapping = arrays.slot_mapping,
+                     .block_tables = arrays.block_tables,
+                     .block_table_stride = arrays.block_table_stride,
+                     .block_gaps = arrays.block_gaps});
 }
 
 void ModelRunner::add_logit_rows(const ScheduledSequence& scheduled, int32_t first_row) {

@@ -15,7 +15,10 @@ namespace quipu {
 class ModelRunner {
  public:
   ModelRunner(Model& model, Backend& backend, KvStorage& storage)
-      : model_(model), backend_(backend), storage_(storage) {}
+      : model_(model),
+        backend_(backend),
+        storage_(storage),
+        group_arrays_(storage.spec().groups.size()) {}
 
   // Copies blocks, computes the plan's tokens, shows wanted logits to their observers, and samples.
   // SHAPE: result: one token per planned sequence (0 where none was chosen); valid until the next
@@ -23,8 +26,9 @@ class ModelRunner {
   std::span<const TokenId> run(const StepPlan& plan);
 
  private:
-  size_t blocks_per_sequence_max() const;
+  void copy_blocks(std::span<const KvCopy> copies);
   void build_batch(const StepPlan& plan);
+  void build_group(const StepPlan& plan, int group);
   void add_logit_rows(const ScheduledSequence& scheduled, int32_t first_row);
   void consume_logits(const StepPlan& plan, std::span<const float> logits);
 
@@ -32,10 +36,18 @@ class ModelRunner {
   Backend& backend_;
   KvStorage& storage_;
 
+  // Where the tokens lie in one stream group. SHAPE: as in GroupBatch.
+  struct GroupArrays {
+    std::vector<int64_t> slot_mapping;
+    std::vector<int32_t> block_tables, block_gaps;
+    size_t block_table_stride = 0;
+  };
+
   // The batch, flat. SHAPE: as in ForwardBatch.
-  std::vector<int32_t> token_ids_, positions_, query_start_, block_tables_, logit_rows_;
-  std::vector<int64_t> slot_mapping_;
-  size_t block_table_stride_ = 0;
+  std::vector<int32_t> token_ids_, positions_, query_start_, logit_rows_;
+  std::vector<GroupArrays> group_arrays_;  // SHAPE: [groups]
+  std::vector<GroupBatch> groups_;         // views of them
+  std::vector<BlockCopy> copies_;          // of one group
   std::vector<TokenId> next_tokens_;
 };
 

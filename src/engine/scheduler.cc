@@ -15,12 +15,22 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "unknown";
 }
 
+namespace {
+
+// What a windowed group must hold beside its windows: the most that a step adds to a sequence.
+KvCacheConfig with_chunk(KvCacheConfig cache, const SchedulerConfig& config) {
+  cache.chunk_max = std::min(config.prefill_chunk_max, config.batch_tokens_max);
+  return cache;
+}
+
+}  // namespace
+
 Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, const Clock& clock)
     : config_(config),
       clock_(clock),
-      cache_(cache, clock),
-      token_limit_(std::min<int64_t>(config.context_length,
-                                     int64_t{cache.total_blocks} * cache.block_tokens)) {
+      cache_(with_chunk(cache, config), clock),
+      token_limit_(std::min(config.context_length,
+                            cache_.sequence_tokens_max().value_or(config.context_length))) {
   QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 &&
                   config.sequences_max > 0 && config.logit_rows_max > 0 &&
                   config.context_length > 0,
@@ -44,12 +54,13 @@ Status Scheduler::submit(Request request) {
   if (needed > token_limit_) {
     return make_error(
         ErrorCode::kResourceExhausted,
-        "the prompt has {} tokens and the KV cache holds {} ({} blocks of {}); raise --kv-memory",
-        prompt_tokens, token_limit_, cache_.total_blocks(), cache_.block_tokens());
+        "the prompt has {} tokens and the KV cache holds {} (in blocks of {}); raise --kv-memory",
+        prompt_tokens, token_limit_, cache_.block_tokens());
   }
   const int64_t tokens_max =
       prompt_tokens + std::min(request.max_tokens, token_limit_ - prompt_tokens);
-  auto sequence = std::make_unique<Sequence>(std::move(request), cache_.block_tokens(), tokens_max);
+  auto sequence =
+      std::make_unique<Sequence>(std::move(request), cache_.make_sequence(tokens_max), tokens_max);
   sequence->stats.submitted_ns = clock_.now_ns();
   waiting_.push_back(std::move(sequence));
   return Status::ok_status();
@@ -129,12 +140,12 @@ void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
 bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
   const size_t copies_before = plan.copies.size();
   cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
-  if (!cache_.reserve(sequence.kv, sequence.num_tokens())) {
+  if (!cache_.can_grow_to(sequence.kv, sequence.num_tokens()) ||
+      !cache_.reserve(sequence.kv, sequence.num_tokens())) {
     // A copied block was never written: forget it rather than leave it behind as a tail.
     if (plan.copies.size() > copies_before) {
       const int64_t whole = static_cast<int64_t>(sequence.kv.path.size()) * cache_.block_tokens();
-      const bool cut = cache_.truncate(sequence.kv, whole, plan.copies);
-      QUIPU_CHECK(cut, "a cut at a block's edge needs no block");
+      cache_.truncate(sequence.kv, whole, plan.copies);
       plan.copies.resize(copies_before);
     }
     cache_.release(sequence.kv, sequence.tokens);
@@ -256,8 +267,8 @@ StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason rea
 void Scheduler::check_invariants() const {
   cache_.check_invariants();
   for (const auto& sequence : waiting_) {
-    QUIPU_CHECK(sequence->kv.table.num_blocks() == 0, "waiting request {} holds {} blocks",
-                sequence->request.id.value(), sequence->kv.table.num_blocks());
+    QUIPU_CHECK(sequence->kv.num_blocks() == 0, "waiting request {} holds {} blocks",
+                sequence->request.id.value(), sequence->kv.num_blocks());
   }
   for (const auto& sequence : running_) {
     QUIPU_CHECK(sequence->num_computed_tokens() < sequence->num_tokens(),

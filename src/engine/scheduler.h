@@ -53,7 +53,7 @@ struct ScheduledSequence {
 
 struct StepPlan {
   std::vector<ScheduledSequence> sequences;
-  std::vector<BlockCopy> copies;  // to be done before the step computes
+  std::vector<KvCopy> copies;  // to be done before the step computes
   bool empty() const { return sequences.empty(); }
   void clear() {
     sequences.clear();

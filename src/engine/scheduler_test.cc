@@ -21,33 +21,47 @@ TokenId fake_next(std::span<const TokenId> tokens) {
   return static_cast<TokenId>(hash >> 40) % 50;
 }
 
-// A model whose "keys and values" are the token ids themselves, kept per slot: every token that a
-// step does not compute must be found where the block table says.
+// A model whose "keys and values" are the token ids themselves, kept per group and slot: every
+// token that a step does not compute, and that its window shows, must be found where the block
+// table says.
 class FakeModel {
  public:
-  explicit FakeModel(int blocks) : slots_(static_cast<size_t>(blocks) * kBlockTokens, -1) {}
+  explicit FakeModel(const std::vector<KvGroupConfig>& groups) : groups_(groups) {
+    for (const KvGroupConfig& group : groups)
+      slots_.emplace_back(static_cast<size_t>(group.total_blocks) * kBlockTokens, -1);
+  }
 
   std::vector<TokenId> run(const StepPlan& plan) {
-    for (const BlockCopy& copy : plan.copies) {
-      std::copy_n(slots_.begin() + copy.from.value() * kBlockTokens, kBlockTokens,
-                  slots_.begin() + copy.to.value() * kBlockTokens);
+    for (const KvCopy& copy : plan.copies) {
+      std::vector<TokenId>& slots = slots_[static_cast<size_t>(copy.group)];
+      std::copy_n(slots.begin() + copy.from.value() * kBlockTokens, kBlockTokens,
+                  slots.begin() + copy.to.value() * kBlockTokens);
     }
     std::vector<TokenId> next;
     for (const ScheduledSequence& scheduled : plan.sequences) {
       const Sequence& sequence = *scheduled.sequence;
       EXPECT_EQ(scheduled.first_position, sequence.num_computed_tokens());
-      for (int64_t p = 0; p < scheduled.first_position + scheduled.num_tokens; ++p) {
-        TokenId& slot = slots_[static_cast<size_t>(sequence.kv.table.slot(p))];
-        if (p >= scheduled.first_position) slot = sequence.tokens[static_cast<size_t>(p)];
-        EXPECT_EQ(slot, sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
-      }
+      for (size_t group = 0; group < slots_.size(); ++group) attend(scheduled, group);
       next.push_back(fake_next(sequence.tokens));
     }
     return next;
   }
 
  private:
-  std::vector<TokenId> slots_;
+  void attend(const ScheduledSequence& scheduled, size_t group) {
+    const Sequence& sequence = *scheduled.sequence;
+    const KvLifetime& lifetime = groups_[group].lifetime;
+    const int64_t seen = lifetime.first_seen(scheduled.first_position);
+    for (int64_t p = 0; p < scheduled.first_position + scheduled.num_tokens; ++p) {
+      if (p >= lifetime.sinks && p < seen) continue;
+      TokenId& slot = slots_[group][static_cast<size_t>(sequence.kv.tables[group].slot(p))];
+      if (p >= scheduled.first_position) slot = sequence.tokens[static_cast<size_t>(p)];
+      EXPECT_EQ(slot, sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
+    }
+  }
+
+  std::vector<KvGroupConfig> groups_;
+  std::vector<std::vector<TokenId>> slots_;  // SHAPE: [groups][slots]
 };
 
 std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_tokens, int64_t limit,
@@ -65,10 +79,12 @@ std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_to
 
 struct Simulation {
   Simulation(const SchedulerConfig& config, int blocks)
+      : Simulation(config, std::vector<KvGroupConfig>{{blocks, {}}}) {}
+  Simulation(const SchedulerConfig& config, const std::vector<KvGroupConfig>& groups)
       : scheduler(config,
-                  {.total_blocks = blocks, .block_tokens = kBlockTokens, .publish = config.keep_kv},
+                  {.groups = groups, .block_tokens = kBlockTokens, .publish = config.keep_kv},
                   clock),
-        model(blocks) {}
+        model(groups) {}
 
   void step() {
     scheduler.plan(plan);
@@ -111,16 +127,21 @@ Request make_request(int64_t id, std::vector<TokenId> prompt, int64_t max_tokens
   return request;
 }
 
-class SchedulerSimulation : public testing::TestWithParam<bool> {};
+struct PressureCase {
+  const char* name;
+  bool keep_kv;
+  std::vector<KvGroupConfig> groups;
+};
+
+class SchedulerSimulation : public testing::TestWithParam<PressureCase> {};
 
 // Many requests with shared beginnings in a pool that is far too small: preemptions, reuse, and
 // cancellations, and still every request gives the undisturbed output and one terminal event.
 TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
   SchedulerConfig config = small_config();
-  config.keep_kv = GetParam();
-  constexpr int kBlocks = 12;
-  Simulation simulation(config, kBlocks);
-  Random random(GetParam() ? 21 : 22);
+  config.keep_kv = GetParam().keep_kv;
+  Simulation simulation(config, GetParam().groups);
+  Random random(config.keep_kv ? 21 : 22);
   std::map<int64_t, Request> asked;
   std::map<int64_t, bool> cancelled;
   int preemptions = 0;
@@ -164,12 +185,22 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
     EXPECT_EQ(got, expected) << "request " << id;
   }
   EXPECT_GT(preemptions, 0);
-  simulation.scheduler.cache().clear();
-  EXPECT_EQ(simulation.scheduler.cache().free_blocks(), kBlocks);
+  KvCache& cache = simulation.scheduler.cache();
+  cache.clear();
+  for (int group = 0; group < cache.num_groups(); ++group)
+    EXPECT_EQ(cache.free_blocks(group), cache.total_blocks(group));
 }
 
-INSTANTIATE_TEST_SUITE_P(KvCache, SchedulerSimulation, testing::Values(true, false),
-                         [](const auto& test) { return test.param ? "on" : "off"; });
+INSTANTIATE_TEST_SUITE_P(
+    KvCache, SchedulerSimulation,
+    testing::Values(PressureCase{"on", true, {{12, {}}}}, PressureCase{"off", false, {{12, {}}}},
+                    PressureCase{"mixed", true, {{12, {}}, {9, {.window = 30}}}},
+                    PressureCase{"mixed_off", false, {{12, {}}, {9, {.window = 30}}}},
+                    PressureCase{"windowed", true, {{8, {.window = 21}}}},
+                    PressureCase{"three",
+                                 true,
+                                 {{16, {}}, {7, {.window = 5}}, {12, {.window = 40, .sinks = 4}}}}),
+    [](const auto& test) { return test.param.name; });
 
 TEST(Scheduler, ASecondEqualPromptReusesAllButItsLastToken) {
   Simulation simulation(small_config(), 20);

@@ -18,20 +18,19 @@
 namespace quipu {
 
 struct Sequence {
-  // UNITS: tokens_max: tokens of prompt and output; room for them is made here, so that decoding
-  // allocates nothing.
-  Sequence(Request ask, int block_tokens, int64_t tokens_max)
-      : request(std::move(ask)), kv(block_tokens), sampler(request.sampling, request.prompt) {
+  // `room` is an empty part of the cache. UNITS: tokens_max: tokens of prompt and output; room for
+  // them is made here, so that decoding allocates nothing.
+  Sequence(Request ask, SequenceKv room, int64_t tokens_max)
+      : request(std::move(ask)), kv(std::move(room)), sampler(request.sampling, request.prompt) {
     tokens.reserve(static_cast<size_t>(tokens_max));
     tokens = request.prompt;
-    kv.table.expect(tokens_max);
     kv.salt = request.cache_salt;
     kv.retention = request.retention;
     stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   }
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
-  int64_t num_computed_tokens() const { return kv.table.num_tokens(); }
+  int64_t num_computed_tokens() const { return kv.num_tokens(); }
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens(); }
 

@@ -12,7 +12,7 @@ BlockRef BlockRef::share() const {
   return BlockRef(pool_, id_);
 }
 
-bool BlockRef::unique() const { return pool_->reference_count(id_) == 1; }
+int BlockRef::references() const { return pool_->reference_count(id_); }
 
 BlockPool::BlockPool(int blocks) : reference_counts_(static_cast<size_t>(blocks), 0) {
   QUIPU_CHECK(blocks > 0, "a pool of {} blocks", blocks);

@@ -48,7 +48,8 @@ class BlockRef {
   // Another reference to the same block.
   BlockRef share() const;
   // True when no other reference to the block exists.
-  bool unique() const;
+  bool unique() const { return references() == 1; }
+  int references() const;
 
  private:
   friend class BlockPool;

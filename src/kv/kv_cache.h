@@ -1,30 +1,31 @@
-// KvCache: the one door through which the scheduler uses the cache. It joins the block pool, the
-// prefix index and a sequence's block table, and counts what happens.
+// KvCache: the one door through which the scheduler uses the cache. It joins the block pools, the
+// prefix index and a sequence's block tables (one of each per stream group, but one index), and
+// counts what happens.
 //
 // Life of a sequence's keys and values:
 //
 //   begin    the longest cached beginning is found: whole blocks are shared, a tail that matches to
-//            its end is taken over, any other part of a block is copied (a BlockCopy for the
-//            backend)
+//            its end is taken over, any other part of a block is copied (a KvCopy for the backend)
 //   reserve  blocks for the tokens of the next step; cached ones are evicted when none are free
 //   append   tokens were computed; blocks that became full close: they are hashed and published,
-//   and
-//            a block computed twice is folded into the one that was first
+//            and a block computed twice is folded into the one that was first; then windows slide:
+//            blocks that no later token sees leave the table
 //   release  the sequence ends, or is preempted: what it computed stays, evictable
 //
-// Block states, derived from who holds a block: `free` in the pool; `open` in a table alone;
-// `closed` in the index and in at least one table; `cached` in the index alone. Invariant: free +
-// open + closed + cached == total. Bookkeeping only: no KV byte is touched. THREADS: engine thread
-// only.
+// Block states in each group, derived from who holds a block: `free` in the pool; `open` in a table
+// alone; `closed` in the index and in at least one table; `cached` in the index alone. Invariant:
+// free + open + closed + cached == total. Bookkeeping only: no KV byte is touched. THREADS: engine
+// thread only.
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
 #include "base/clock.h"
 #include "kv/block_pool.h"
 #include "kv/block_table.h"
@@ -32,22 +33,38 @@
 
 namespace quipu {
 
-struct KvCacheConfig {
+struct KvGroupConfig {
   int total_blocks = 0;
+  KvLifetime lifetime;
+};
+
+struct KvCacheConfig {
+  std::vector<KvGroupConfig> groups;  // the one that keeps everything, if any, first
   int block_tokens = 0;
   std::string fingerprint;      // of model, rope and KV format: part of every key
   std::string policy = "cost";  // REQUIRES: known to make_eviction_policy()
   bool publish = true;          // false: nothing is shared or kept
+  // The most tokens that a sequence grows by before its windows slide: what a windowed group holds
+  // beside its window. UNITS: tokens.
+  int chunk_max = std::numeric_limits<int>::max();
 };
 
 // A sequence's part of the cache. Moves with the sequence; empty between release and begin.
 struct SequenceKv {
-  explicit SequenceKv(int block_tokens) : table(block_tokens) {}
-
-  BlockTable table;
-  std::vector<NodeId> path;  // index nodes of its closed blocks, in order; all held
+  std::vector<BlockTable> tables;  // SHAPE: [groups]; all count the same tokens
+  std::vector<NodeId> path;        // index nodes of its closed blocks, in order; all held
   std::string salt;
   Retention retention;
+
+  int64_t num_tokens() const { return tables.front().num_tokens(); }
+  // Blocks held in all groups together. UNITS: blocks.
+  int num_blocks() const;
+};
+
+// A block to be copied inside its group's pool (copy on write).
+struct KvCopy {
+  int group = 0;
+  BlockId from, to;
 };
 
 // Totals since the start. UNITS: tokens or blocks, as named.
@@ -61,7 +78,9 @@ struct KvCounters {
   int64_t blocks_copied = 0;
   int64_t blocks_published = 0;
   int64_t blocks_folded = 0;
-  int64_t blocks_evicted = 0;
+  int64_t blocks_evicted = 0;         // leaves of the index, with all their blocks
+  int64_t window_blocks_evicted = 0;  // blocks of windowed groups whose node stayed
+  int64_t window_blocks_left = 0;     // blocks that a sliding window left behind
 };
 
 struct KvBlockStates {
@@ -73,18 +92,24 @@ class KvCache {
   // OWNS: nothing given; the clock must outlive the cache.
   KvCache(const KvCacheConfig& config, const Clock& clock);
 
+  // An empty sequence, with room to list the blocks of `tokens_max` tokens, so that taking them
+  // later allocates nothing.
+  SequenceKv make_sequence(int64_t tokens_max = 0) const;
+
   // How many of `tokens` are cached for this salt. Changes nothing. UNITS: tokens.
   int64_t match_length(const SequenceKv& sequence, std::span<const TokenId> tokens);
 
   // Starts an empty sequence from the cache, with at most `reuse_max` tokens.
   void begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
-             std::vector<BlockCopy>& copies);
+             std::vector<KvCopy>& copies);
 
-  // Room for `tokens` tokens in all. False, and nothing taken, when that would need blocks that
-  // running sequences hold.
+  // Room for `tokens` tokens in all; in windowed groups for the next chunk_max of them. False, and
+  // nothing taken, when that would need blocks that running sequences hold.
   [[nodiscard]] bool reserve(SequenceKv& sequence, int64_t tokens);
   // Whether reserve() would succeed.
   bool can_reserve(const SequenceKv& sequence, int64_t tokens) const;
+  // Whether the sequence could grow to `tokens` tokens, chunk by chunk, if no other one grew.
+  bool can_grow_to(const SequenceKv& sequence, int64_t tokens) const;
 
   // `count` more tokens were computed. SHAPE: tokens: all of the sequence's tokens.
   void append(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t count);
@@ -92,24 +117,33 @@ class KvCache {
   // Gives everything back; what was computed stays in the index, unless the cache does not publish.
   void release(SequenceKv& sequence, std::span<const TokenId> tokens);
 
-  // Forgets the tokens from position `count` on. Inside a closed block the rest is copied.
-  // False, and nothing changed, when there is no block for that copy.
-  [[nodiscard]] bool truncate(SequenceKv& sequence, int64_t count, std::vector<BlockCopy>& copies);
+  // Forgets the tokens from position `count` on. Inside a closed block the rest is copied. Keeps
+  // fewer than `count` where there is no block for that copy, or where the window before `count` is
+  // gone: then up to the last block's end at which every group is whole. What is missing of `count`
+  // is computed again.
+  void truncate(SequenceKv& sequence, int64_t count, std::vector<KvCopy>& copies);
 
   // Starts `fork` from all that `source` has: closed blocks shared, the open one copied.
   // False, and nothing changed, when there is no block for the copy. REQUIRES: fork is empty.
-  [[nodiscard]] bool fork(const SequenceKv& source, SequenceKv& fork,
-                          std::vector<BlockCopy>& copies);
+  [[nodiscard]] bool fork(const SequenceKv& source, SequenceKv& fork, std::vector<KvCopy>& copies);
 
   // Evicts everything that no sequence holds.
   void clear();
 
   int block_tokens() const { return config_.block_tokens; }
-  int total_blocks() const { return pool_.total_blocks(); }
-  int free_blocks() const { return pool_.free_blocks(); }
-  // Free, or only kept for later. UNITS: blocks.
-  int available_blocks() const { return pool_.free_blocks() + index_.num_cached_blocks(); }
-  KvBlockStates block_states() const;
+  int num_groups() const { return static_cast<int>(pools_.size()); }
+  const KvLifetime& lifetime(int group) const { return lifetimes_[static_cast<size_t>(group)]; }
+  // UNITS (these three): blocks of one group.
+  int total_blocks(int group = 0) const { return pool(group).total_blocks(); }
+  int free_blocks(int group = 0) const { return pool(group).free_blocks(); }
+  // Free, or only kept for later.
+  int available_blocks(int group = 0) const {
+    return pool(group).free_blocks() + index_.num_cached_blocks(group);
+  }
+  KvBlockStates block_states(int group = 0) const;
+  // The most tokens that one sequence may have; nothing when every group's window fits, so that
+  // there is no end. UNITS: tokens.
+  std::optional<int64_t> sequence_tokens_max() const;
   const KvCounters& counters() const { return counters_; }
   const PrefixIndex& index() const { return index_; }
   PrefixIndex& index() { return index_; }
@@ -117,15 +151,28 @@ class KvCache {
   void check_invariants() const;
 
  private:
+  const BlockPool& pool(int group) const { return pools_[static_cast<size_t>(group)]; }
+  BlockPool& pool(int group) { return pools_[static_cast<size_t>(group)]; }
+  int blocks_missing(const SequenceKv& sequence, int group, int64_t tokens) const;
   NodeId last_node(const SequenceKv& sequence);
-  bool make_room(int blocks, std::optional<NodeId> keep = std::nullopt);
-  void take_partial(SequenceKv& sequence, NodeId node, int tokens, std::vector<BlockCopy>& copies);
+  bool make_room(int group, int blocks, std::optional<NodeId> keep = std::nullopt);
+  bool make_room_in_all(int blocks, std::optional<NodeId> keep);
+  void hold_path(SequenceKv& sequence, const PrefixIndex::Match& match);
+  void drop_path(SequenceKv& sequence, int blocks);
+  bool take_partial(SequenceKv& sequence, NodeId node, int tokens, std::vector<KvCopy>& copies);
+  void copy_into(SequenceKv& sequence, int block, int tokens, std::vector<KvCopy>& copies);
   void publish_full_blocks(SequenceKv& sequence, std::span<const TokenId> tokens);
+  void slide_windows(SequenceKv& sequence);
+  int64_t resume_point(const SequenceKv& sequence, int64_t count) const;
+  void restore_windows(SequenceKv& sequence, int64_t count);
+  std::span<BlockRef> share_all(const SequenceKv& sequence, int block);
 
   KvCacheConfig config_;
+  std::vector<KvLifetime> lifetimes_;  // SHAPE: [groups]
   const Clock& clock_;
-  BlockPool pool_;
-  PrefixIndex index_;  // after pool_: its blocks go back before the pool ends
+  std::deque<BlockPool> pools_;   // SHAPE: [groups]; a deque, since references point to them
+  PrefixIndex index_;             // after pools_: its blocks go back before the pools end
+  std::vector<BlockRef> blocks_;  // SHAPE: [groups]: a column on its way into the index
   KvCounters counters_;
 };
 

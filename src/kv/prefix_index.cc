@@ -18,18 +18,25 @@ int common_prefix(std::span<const TokenId> a, std::span<const TokenId> b) {
 
 }  // namespace
 
-PrefixIndex::PrefixIndex(int block_tokens, std::string fingerprint,
+PrefixIndex::PrefixIndex(int block_tokens, std::vector<KvLifetime> groups, std::string fingerprint,
                          std::unique_ptr<EvictionPolicy> policy)
     : block_tokens_(block_tokens),
+      groups_(std::move(groups)),
+      keeps_everything_(!groups_.empty() && !groups_.front().is_windowed()),
       fingerprint_(std::move(fingerprint)),
       policy_(std::move(policy)) {
-  QUIPU_CHECK(block_tokens > 0 && policy_ != nullptr, "an index needs blocks and a policy");
+  QUIPU_CHECK(block_tokens > 0 && !groups_.empty() && policy_ != nullptr,
+              "an index needs blocks, groups and a policy");
+  windows_.resize(groups_.size() - (keeps_everything_ ? 1 : 0));
+  for (WindowGroup& window : windows_) window.policy = make_eviction_policy(policy_->name());
+  for (size_t group = 1; group < groups_.size(); ++group)
+    QUIPU_CHECK(groups_[group].is_windowed(), "group {} keeps everything", group);
 }
 
 NodeId PrefixIndex::root(std::string_view salt) {
   const auto found = roots_.find(std::string(salt));
   if (found != roots_.end()) return found->second;
-  const NodeId node = new_node(NodeId(kNone), {}, BlockRef(), {});
+  const NodeId node = new_node(NodeId(kNone), {}, {}, {});
   at(node).key = root_key(fingerprint_, salt);
   roots_.emplace(salt, node);
   return node;
@@ -56,15 +63,24 @@ std::optional<NodeId> PrefixIndex::find_closed_child(NodeId parent,
   return child;
 }
 
+bool PrefixIndex::has_all_blocks(NodeId node) const {
+  for (int group = 0; group < num_groups(); ++group) {
+    if (!has_block(node, group)) return false;
+  }
+  return true;
+}
+
 // The child with the most first tokens in common, and how many. SHAPE: {kNone, 0} when none has
 // any.
 std::pair<int32_t, int> PrefixIndex::best_partial_child(NodeId parent,
-                                                        std::span<const TokenId> wanted) const {
+                                                        std::span<const TokenId> wanted,
+                                                        Children children) const {
   std::pair<int32_t, int> best = {kNone, 0};
   if (wanted.empty()) return best;
   for (int32_t child = nodes_[index(parent)].first_child; child != kNone;
        child = nodes_[static_cast<size_t>(child)].next_sibling) {
     if (token_slots(child)[0] != wanted.front()) continue;
+    if (children == Children::kWithAllBlocks && !has_all_blocks(NodeId(child))) continue;
     const int common = common_prefix(tokens(NodeId(child)), wanted);
     if (common > best.second) best = {child, common};
   }
@@ -76,23 +92,32 @@ PrefixIndex::Match PrefixIndex::match(NodeId root, std::span<const TokenId> want
   NodeId node = root;
   const size_t block = static_cast<size_t>(block_tokens_);
   std::span<const TokenId> rest = wanted;
+  WindowScan windows(groups_, block_tokens_);
+  int64_t position = 0;   // tokens before `rest`
+  size_t path_whole = 0;  // nodes after which every group can go on
   while (rest.size() >= block) {
     const std::optional<NodeId> child = find_closed_child(node, rest.first(block));
     if (!child.has_value()) break;
     node = *child;
     match.path.push_back(node);
     rest = rest.subspan(block);
+    position += block_tokens_;
+    for (int group = 0; group < num_groups(); ++group)
+      windows.add(static_cast<size_t>(group), has_block(node, group));
+    if (windows.is_whole(position)) path_whole = match.path.size();
   }
-  const auto [child, common] = best_partial_child(node, rest);
+  const auto [child, common] = best_partial_child(node, rest, Children::kWithAllBlocks);
   if (child != kNone) {
-    match.partial = NodeId(child);
-    match.partial_tokens = common;
+    for (size_t group = 0; group < groups_.size(); ++group) windows.add(group, true);
+    if (windows.is_whole(position + common)) {
+      match.partial = NodeId(child);
+      match.partial_tokens = common;
+    }
   }
+  if (!match.partial.has_value()) match.path.resize(path_whole);
   match.tokens = static_cast<int64_t>(match.path.size() * block) + match.partial_tokens;
   return match;
 }
-
-BlockRef PrefixIndex::share_block(NodeId node) const { return nodes_[index(node)].block.share(); }
 
 // ---- holding, and the order of eviction ----
 
@@ -134,10 +159,12 @@ void PrefixIndex::release(NodeId node) {
     QUIPU_CHECK(n.holders > 0, "release of a node nobody holds");
     --n.holders;
   });
+  remove_bare_leaves(node);
 }
 
 void PrefixIndex::pin(NodeId node) {
   change_node(node, [](Node& n) { ++n.pins; });
+  pin_windows(node, 1);
 }
 
 void PrefixIndex::unpin(NodeId node) {
@@ -145,16 +172,20 @@ void PrefixIndex::unpin(NodeId node) {
     QUIPU_CHECK(n.pins > 0, "unpin of a node that is not pinned");
     --n.pins;
   });
+  pin_windows(node, -1);
+  remove_bare_leaves(node);
 }
 
 // ---- growing and shrinking ----
 
-NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
-                             const Retention& retention) {
+NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
+                             std::span<BlockRef> blocks, const Retention& retention) {
   if (unused_.empty()) {
     unused_.push_back(static_cast<int32_t>(nodes_.size()));
     nodes_.emplace_back();
     tokens_.resize(nodes_.size() * static_cast<size_t>(block_tokens_));
+    blocks_.resize(nodes_.size() * groups_.size());
+    window_uses_.resize(nodes_.size() * windows_.size());
   }
   const NodeId id(unused_.back());
   unused_.pop_back();
@@ -174,7 +205,6 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, Blo
   change_node(id, [&](Node& node) {
     node.live = true;
     node.num_tokens = static_cast<int32_t>(tokens.size());
-    node.block = std::move(block);
     node.priority = retention.priority;
     node.expires_ns = retention.expires_ns;
     if (parent.value() != kNone) {
@@ -184,6 +214,8 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, Blo
     }
     node.worth = policy_->worth({.sequence_number = ++uses_, .position = node.position, .hits = 0});
   });
+  for (size_t group = 0; group < blocks.size(); ++group)
+    give_block(id, static_cast<int>(group), std::move(blocks[group]));
   if (n.expires_ns.has_value()) expiring_.insert({*n.expires_ns, id.value()});
   if (n.num_tokens == block_tokens_)
     closed_children_.emplace(child_key(parent.value(), tokens), id.value());
@@ -191,11 +223,28 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, Blo
   return id;
 }
 
+void PrefixIndex::give_block(NodeId node, int group, BlockRef block) {
+  if (is_windowed(group)) {
+    give_window_block(node, group, std::move(block));
+  } else {
+    this->block(node, group) = std::move(block);
+  }
+}
+
 // REQUIRES: no children, no holders.
 void PrefixIndex::remove_node(NodeId node) {
   Node& n = at(node);
   QUIPU_CHECK(n.live && n.first_child == kNone && n.holders == 0, "removing node {} in use",
               node.value());
+  for (int group = 0; group < num_groups(); ++group) {
+    if (is_windowed(group)) {
+      drop_window_block(node, group);
+      QUIPU_CHECK(window_use(node, group).users == 0, "removing node {} in use", node.value());
+      window_use(node, group) = WindowUse();
+    } else {
+      block(node, group) = BlockRef();
+    }
+  }
   if (n.num_tokens == block_tokens_) closed_children_.erase(child_key(n.parent, tokens(node)));
   if (n.expires_ns.has_value()) expiring_.erase({*n.expires_ns, node.value()});
   if (evictable(n)) order_.erase(order_key(node.value()));
@@ -212,58 +261,89 @@ void PrefixIndex::remove_node(NodeId node) {
   unused_.push_back(node.value());
 }
 
-PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens,
-                                          BlockRef block, const Retention& retention) {
-  QUIPU_CHECK(static_cast<int>(tokens.size()) == block_tokens_, "insert of {} tokens",
-              tokens.size());
-  if (const std::optional<NodeId> equal = find_closed_child(parent, tokens)) {
-    touch(*equal);
-    acquire(*equal);
-    return {*equal, true};
+// Where no group keeps everything, a leaf without blocks leads nowhere: it goes, and then perhaps
+// its parent.
+void PrefixIndex::remove_bare_leaves(NodeId node) {
+  if (keeps_everything_) return;
+  while (evictable(at(node))) {
+    for (int group = 0; group < num_groups(); ++group) {
+      if (has_block(node, group)) return;
+    }
+    const NodeId parent(at(node).parent);
+    remove_node(node);
+    node = parent;
   }
-  // A tail that these tokens extend has nothing left to offer.
-  const auto [child, common] = best_partial_child(parent, tokens);
+}
+
+// A tail that `tokens` extend has nothing left to offer.
+void PrefixIndex::remove_extended_tail(NodeId parent, std::span<const TokenId> tokens) {
+  const auto [child, common] = best_partial_child(parent, tokens, Children::kAll);
   if (child != kNone && common == nodes_[static_cast<size_t>(child)].num_tokens &&
       nodes_[static_cast<size_t>(child)].pins == 0) {
     remove_node(NodeId(child));
   }
-  const NodeId node = new_node(parent, tokens, std::move(block), retention);
+}
+
+PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens,
+                                          std::span<BlockRef> blocks, const Retention& retention) {
+  QUIPU_CHECK(static_cast<int>(tokens.size()) == block_tokens_ && blocks.size() == groups_.size(),
+              "insert of {} tokens in {} blocks", tokens.size(), blocks.size());
+  if (const std::optional<NodeId> equal = find_closed_child(parent, tokens)) {
+    touch(*equal);
+    acquire(*equal);
+    for (int group = 0; group < num_groups(); ++group) {
+      if (!is_windowed(group)) continue;
+      if (!has_block(*equal, group))
+        give_block(*equal, group, std::move(blocks[static_cast<size_t>(group)]));
+      touch_window(*equal, group);
+    }
+    return {*equal, true};
+  }
+  remove_extended_tail(parent, tokens);
+  const NodeId node = new_node(parent, tokens, blocks, retention);
   acquire(node);
   return {node, false};
 }
 
-void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
-                              const Retention& retention) {
-  QUIPU_CHECK(!tokens.empty() && static_cast<int>(tokens.size()) < block_tokens_,
-              "a tail of {} tokens", tokens.size());
-  const auto [child, common] = best_partial_child(parent, tokens);
-  if (child != kNone &&
-      common == static_cast<int>(tokens.size())) {  // already there, perhaps longer
-    touch(NodeId(child));
+void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens,
+                              std::span<BlockRef> blocks, const Retention& retention) {
+  QUIPU_CHECK(!tokens.empty() && static_cast<int>(tokens.size()) < block_tokens_ &&
+                  blocks.size() == groups_.size(),
+              "a tail of {} tokens in {} blocks", tokens.size(), blocks.size());
+  const auto [child, common] = best_partial_child(parent, tokens, Children::kAll);
+  if (child != kNone && common == static_cast<int>(tokens.size())) {
+    // Already there, perhaps longer; a tail of the same length takes the blocks that it lost.
+    const NodeId node(child);
+    touch(node);
+    for (int group = 0; group < num_groups(); ++group) {
+      if (nodes_[index(node)].num_tokens == common && !has_block(node, group))
+        give_block(node, group, std::move(blocks[static_cast<size_t>(group)]));
+      if (is_windowed(group)) touch_window(node, group);
+    }
     return;
   }
-  if (child != kNone && common == nodes_[static_cast<size_t>(child)].num_tokens &&
-      nodes_[static_cast<size_t>(child)].pins == 0) {
-    remove_node(NodeId(child));
-  }
-  new_node(parent, tokens, std::move(block), retention);
+  remove_extended_tail(parent, tokens);
+  new_node(parent, tokens, blocks, retention);
 }
 
-BlockRef PrefixIndex::take_tail(NodeId tail) {
-  QUIPU_CHECK(is_tail(tail) && at(tail).pins == 0, "node {} is not a free tail", tail.value());
-  BlockRef block = std::move(at(tail).block);
+void PrefixIndex::take_tail(NodeId tail, std::span<BlockRef> blocks) {
+  QUIPU_CHECK(is_tail(tail) && at(tail).pins == 0 && blocks.size() == groups_.size(),
+              "node {} is not a free tail", tail.value());
+  for (int group = 0; group < num_groups(); ++group)
+    blocks[static_cast<size_t>(group)] = share_block(tail, group);
   remove_node(tail);
-  return block;
 }
 
 void PrefixIndex::expire(int64_t now_ns) {
   while (!expiring_.empty() && expiring_.begin()->first <= now_ns) {
     const NodeId node(expiring_.begin()->second);
     expiring_.erase(expiring_.begin());
+    take_out_of_window_orders(node);
     change_node(node, [](Node& n) {
       n.expires_ns.reset();
       n.priority = kExpiredPriority;
     });
+    put_into_window_orders(node);
   }
 }
 
@@ -286,9 +366,40 @@ void PrefixIndex::clear() {
 size_t PrefixIndex::index_bytes() const {
   constexpr size_t kMapNodeBytes = sizeof(ChildKey) + sizeof(int32_t) + 3 * sizeof(void*);
   constexpr size_t kSetNodeBytes = sizeof(OrderKey) + 4 * sizeof(void*);
-  return nodes_.capacity() * sizeof(Node) + tokens_.capacity() * sizeof(TokenId) +
-         closed_children_.size() * kMapNodeBytes + closed_children_.bucket_count() * sizeof(void*) +
-         (order_.size() + expiring_.size()) * kSetNodeBytes;
+  size_t bytes =
+      nodes_.capacity() * sizeof(Node) + tokens_.capacity() * sizeof(TokenId) +
+      blocks_.capacity() * sizeof(BlockRef) + window_uses_.capacity() * sizeof(WindowUse) +
+      closed_children_.size() * kMapNodeBytes + closed_children_.bucket_count() * sizeof(void*) +
+      (order_.size() + expiring_.size()) * kSetNodeBytes;
+  for (const WindowGroup& window : windows_)
+    bytes += window.order.size() * (sizeof(WindowKey) + 4 * sizeof(void*));
+  return bytes;
+}
+
+void PrefixIndex::check_node(NodeId node) const {
+  const Node& n = nodes_[index(node)];
+  const Node& parent = nodes_[static_cast<size_t>(n.parent)];
+  QUIPU_CHECK(parent.live && (parent.num_tokens == 0 || parent.num_tokens == block_tokens_),
+              "node {} hangs under a tail", node.value());
+  QUIPU_CHECK(parent.num_tokens == 0 || parent.holders >= n.holders,
+              "node {} has more holders than its parent", node.value());
+  if (n.num_tokens < block_tokens_) {
+    QUIPU_CHECK(n.first_child == kNone && n.holders == 0, "tail {} is in use", node.value());
+  }
+  for (int32_t s = n.next_sibling; s != kNone; s = nodes_[static_cast<size_t>(s)].next_sibling) {
+    const int common = common_prefix(tokens(node), tokens(NodeId(s)));
+    QUIPU_CHECK(n.pins + nodes_[static_cast<size_t>(s)].pins > 0 ||
+                    common < std::min(n.num_tokens, nodes_[static_cast<size_t>(s)].num_tokens),
+                "siblings {} and {} overlap", node.value(), s);
+  }
+  if (keeps_everything_) {
+    QUIPU_CHECK(has_block(node, 0), "node {} has no block", node.value());
+    const int references = block(node, 0).references();
+    QUIPU_CHECK(references == 1 + n.holders, "node {}: {} references, {} holders", node.value(),
+                references, n.holders);
+  }
+  QUIPU_CHECK(!evictable(n) || order_.contains(order_key(node.value())),
+              "node {} is missing in the eviction order", node.value());
 }
 
 void PrefixIndex::check_invariants() const {
@@ -297,32 +408,16 @@ void PrefixIndex::check_invariants() const {
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const Node& n = nodes_[i];
     if (!n.live || n.num_tokens == 0) continue;
-    const auto id = static_cast<int32_t>(i);
     ++live_nodes;
     cached += n.holders == 0;
-    QUIPU_CHECK(n.block.valid(), "node {} has no block", i);
-    const Node& parent = nodes_[static_cast<size_t>(n.parent)];
-    QUIPU_CHECK(parent.live && (parent.num_tokens == 0 || parent.num_tokens == block_tokens_),
-                "node {} hangs under a tail", i);
-    QUIPU_CHECK(parent.num_tokens == 0 || parent.holders >= n.holders,
-                "node {} has more holders than its parent", i);
-    if (n.num_tokens < block_tokens_)
-      QUIPU_CHECK(n.first_child == kNone && n.holders == 0, "tail {} is in use", i);
-    for (int32_t s = n.next_sibling; s != kNone; s = nodes_[static_cast<size_t>(s)].next_sibling) {
-      const int common = common_prefix(tokens(NodeId(id)), tokens(NodeId(s)));
-      QUIPU_CHECK(n.pins + nodes_[static_cast<size_t>(s)].pins > 0 ||
-                      common < std::min(n.num_tokens, nodes_[static_cast<size_t>(s)].num_tokens),
-                  "siblings {} and {} overlap", i, s);
-    }
-    if (evictable(n)) {
-      ++evictable_nodes;
-      QUIPU_CHECK(order_.contains(order_key(id)), "node {} is missing in the eviction order", i);
-    }
+    evictable_nodes += evictable(n);
+    check_node(NodeId(static_cast<int32_t>(i)));
   }
   QUIPU_CHECK(evictable_nodes == order_.size(), "{} nodes in the order, {} evictable",
               order_.size(), evictable_nodes);
   QUIPU_CHECK(live_nodes == num_nodes_ && cached == num_cached_, "counts {} {} and {} {}",
               live_nodes, num_nodes_, cached, num_cached_);
+  check_window_invariants();
 }
 
 }  // namespace quipu

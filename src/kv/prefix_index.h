@@ -1,9 +1,9 @@
 // PrefixIndex: which runs of tokens have their keys and values in memory, and in which blocks.
 //
-// A radix tree over tokens. A node is one block: its tokens follow its parent's, and it owns a
-// reference to the block that holds them. Nodes with block_tokens tokens are closed: immutable,
-// hashed, shared. A node with fewer is a tail, what a finished sequence left in its last block; it
-// has no children.
+// A radix tree over tokens. A node is one block of tokens, which follow its parent's; in each
+// stream group it owns a reference to the block that holds their keys and values. Nodes with
+// block_tokens tokens are closed: immutable, hashed, shared. A node with fewer is a tail, what a
+// finished sequence left in its last block; it has no children.
 //
 //   root (salt A) -- [the quick brown fox ...] -- [jumps over ...] -- tail [the]
 //                                              \- [sleeps under ..]
@@ -15,11 +15,21 @@
 // A sequence that runs holds the nodes of its path (acquire / release); they cannot be evicted.
 // Eviction takes leaves only, the least worthy first, so that what is left is always reachable.
 //
+// Windows. To go on after p tokens, a windowed group needs its blocks of the window before p and of
+// the sinks, not those between. So a node may have lost its block in a windowed group and stay, and
+// a match ends where every windowed group is whole. When the pool of such a group runs short, it
+// evicts blocks of its own: first those that the window of the sequence that computed them has
+// left, then by worth. Where no group keeps everything, a leaf that has lost all blocks goes too.
+//
 // Invariants (check_invariants):
 //   1. a tail has no children and no holders; a closed node has exactly block_tokens tokens;
 //   2. a node's holders are at least those of any child (holding is by whole paths from the root);
 //   3. siblings differ: no two closed ones have equal tokens, no tail is a prefix of a sibling;
-//   4. the eviction order holds exactly the nodes without children, holders and pins.
+//   4. the eviction order holds exactly the nodes without children, holders and pins; that of a
+//      windowed group exactly the nodes whose block nobody uses or pins;
+//   5. every node has its block in the group that keeps everything;
+//   6. a block's references are the index's own and one for each holder of the node (in a windowed
+//      group: for each user of the block).
 // OWNS: block references of its nodes. THREADS: engine thread only.
 #pragma once
 
@@ -35,6 +45,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/kv_layout.h"
 #include "base/strong_id.h"
 #include "kv/block_key.h"
 #include "kv/block_pool.h"
@@ -50,9 +61,34 @@ struct Retention {
   std::optional<int64_t> expires_ns;  // then it goes before everything else
 };
 
+// Tells, block by block from the first, where a sequence finds all that its groups need to go on.
+class WindowScan {
+ public:
+  // OWNS: nothing; `groups` outlives it.
+  WindowScan(std::span<const KvLifetime> groups, int block_tokens);
+
+  // Whether the next block of a group is there. Told for every group before the next block.
+  void add(size_t group, bool is_there);
+  // Whether a sequence can go on after `tokens` tokens. REQUIRES: all blocks of the first `tokens`
+  // tokens were told, and no further one.
+  bool is_whole(int64_t tokens) const;
+
+ private:
+  struct Run {
+    int told = 0;
+    int begin = 0;  // every block from here to the last one told is there
+    bool has_sinks = true;
+  };
+  std::span<const KvLifetime> groups_;
+  int block_tokens_;
+  std::vector<Run> runs_;
+};
+
 class PrefixIndex {
  public:
-  PrefixIndex(int block_tokens, std::string fingerprint, std::unique_ptr<EvictionPolicy> policy);
+  // REQUIRES: at most one group keeps everything, and it is the first.
+  PrefixIndex(int block_tokens, std::vector<KvLifetime> groups, std::string fingerprint,
+              std::unique_ptr<EvictionPolicy> policy);
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
@@ -65,11 +101,12 @@ class PrefixIndex {
     int partial_tokens = 0;
     int64_t tokens = 0;  // path.size() * block_tokens + partial_tokens
   };
-  // The longest cached beginning of `tokens`. Changes nothing.
+  // The longest cached beginning of `tokens` after which every group can go on. Changes nothing.
   Match match(NodeId root, std::span<const TokenId> tokens) const;
 
-  BlockRef share_block(NodeId node) const;
-  BlockId block_id(NodeId node) const { return nodes_[index(node)].block.id(); }
+  bool has_block(NodeId node, int group) const { return block(node, group).valid(); }
+  BlockRef share_block(NodeId node, int group) const { return block(node, group).share(); }
+  BlockId block_id(NodeId node, int group) const { return block(node, group).id(); }
   const BlockKey& key(NodeId node) const { return nodes_[index(node)].key; }
   std::span<const TokenId> tokens(NodeId node) const;
 
@@ -78,29 +115,37 @@ class PrefixIndex {
   void acquire(NodeId node);
   void release(NodeId node);
 
-  // Puts a full block under `parent` and makes the caller a holder of the node. When equal tokens
-  // are there already, that node is given instead and `block` is dropped: `folded` says so, and the
-  // caller must use the node's block. REQUIRES: the caller holds `parent` (or it is a root);
-  // tokens.size() == block_tokens.
+  // The same for a node's block in a windowed group. Users are holders of the node whose window
+  // (or sinks) it lies in; slide_window() says that a user's window has left it behind.
+  void touch_window(NodeId node, int group);
+  void acquire_window(NodeId node, int group);
+  void release_window(NodeId node, int group);
+  void slide_window(NodeId node, int group);
+
+  // Puts full blocks under `parent` and makes the caller a holder of the node. When equal tokens
+  // are there already, that node is given instead: `folded` says so, it takes from `blocks` those
+  // it had lost, and the caller must use the node's blocks. SHAPE: blocks: [groups], moved from.
+  // REQUIRES: the caller holds `parent` (or it is a root); tokens.size() == block_tokens.
   struct Inserted {
     NodeId node;
     bool folded = false;
   };
-  Inserted insert(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+  Inserted insert(NodeId parent, std::span<const TokenId> tokens, std::span<BlockRef> blocks,
                   const Retention& retention);
 
-  // Leaves the unfilled last block of a finished sequence under `parent`. Dropped when its tokens
-  // are a prefix of what is there; a tail that it extends is replaced. REQUIRES: 0 < tokens.size()
-  // < block_tokens.
-  void insert_tail(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+  // Leaves the unfilled last blocks of a finished sequence under `parent`. Dropped when its tokens
+  // are a prefix of what is there; a tail that it extends is replaced. SHAPE: blocks: [groups],
+  // moved from. REQUIRES: 0 < tokens.size() < block_tokens.
+  void insert_tail(NodeId parent, std::span<const TokenId> tokens, std::span<BlockRef> blocks,
                    const Retention& retention);
 
-  // Takes a tail out of the index, so that a sequence can go on writing in its block without a
-  // copy.
-  BlockRef take_tail(NodeId tail);
+  // Takes a tail out of the index, so that a sequence can go on writing in its blocks without a
+  // copy. SHAPE: blocks: [groups], filled.
+  void take_tail(NodeId tail, std::span<BlockRef> blocks);
   bool is_tail(NodeId node) const { return nodes_[index(node)].num_tokens < block_tokens_; }
 
-  // Pinned nodes, and so all that leads to them, stay.
+  // Pinned nodes, and so all that leads to them, stay; in windowed groups the window before a
+  // pinned node's end.
   bool is_pinned(NodeId node) const { return nodes_[index(node)].pins > 0; }
   void pin(NodeId node);
   void unpin(NodeId node);
@@ -108,12 +153,21 @@ class PrefixIndex {
   // Evicts the least worthy leaf and gives its block back. `keep` is passed over. False when
   // nothing can go.
   bool evict_one(int64_t now_ns, std::optional<NodeId> keep = std::nullopt);
+  // Evicts the least worthy block of a windowed group; its node stays. The same otherwise.
+  bool evict_window_block(int group, int64_t now_ns, std::optional<NodeId> keep = std::nullopt);
   // Evicts everything that nobody holds or pinned.
   void clear();
 
+  bool is_windowed(int group) const { return groups_[static_cast<size_t>(group)].is_windowed(); }
   int num_nodes() const { return num_nodes_; }
-  // Blocks that only the index holds: they could be evicted, leaves first. UNITS: blocks.
-  int num_cached_blocks() const { return num_cached_; }
+  // Blocks of a group in the index. UNITS: blocks.
+  int num_blocks(int group) const {
+    return is_windowed(group) ? windows_[window_index(group)].blocks : num_nodes_;
+  }
+  // Blocks that only the index holds: they could be evicted. UNITS: blocks.
+  int num_cached_blocks(int group) const {
+    return is_windowed(group) ? windows_[window_index(group)].cached : num_cached_;
+  }
   size_t index_bytes() const;  // UNITS: bytes of bookkeeping
   std::string_view policy_name() const { return policy_->name(); }
 
@@ -130,11 +184,24 @@ class PrefixIndex {
     double worth = 0;
     std::optional<int64_t> expires_ns;
     BlockKey key;
-    BlockRef block;
     bool live = false;
+  };
+  // A node's block in a windowed group.
+  struct WindowUse {
+    int32_t users = 0, pins = 0, hits = 0;
+    bool left_behind = false;  // by the window of the sequence that computed it, and never hit
+    double worth = 0;
   };
   // Expired first, then by priority, then by worth.
   using OrderKey = std::tuple<int32_t, double, int32_t>;
+  // The same, with what windows left behind before what they did not.
+  using WindowKey = std::tuple<int32_t, bool, double, int32_t>;
+  struct WindowGroup {
+    std::unique_ptr<EvictionPolicy> policy;
+    std::set<WindowKey> order;  // nodes whose block is evictable, first to go first
+    int blocks = 0;             // in the index
+    int cached = 0;             // without users
+  };
 
   struct ChildKey {
     int32_t parent;
@@ -156,11 +223,39 @@ class PrefixIndex {
     return tokens_.data() + static_cast<size_t>(node) * static_cast<size_t>(block_tokens_);
   }
 
-  NodeId new_node(NodeId parent, std::span<const TokenId> tokens, BlockRef block,
+  const BlockRef& block(NodeId node, int group) const {
+    return blocks_[index(node) * groups_.size() + static_cast<size_t>(group)];
+  }
+  BlockRef& block(NodeId node, int group) {
+    return blocks_[index(node) * groups_.size() + static_cast<size_t>(group)];
+  }
+  // Windowed groups are counted without the one that keeps everything.
+  size_t window_index(int group) const {
+    return static_cast<size_t>(group) - (keeps_everything_ ? 1 : 0);
+  }
+  WindowUse& window_use(NodeId node, int group) {
+    return window_uses_[index(node) * windows_.size() + window_index(group)];
+  }
+  const WindowUse& window_use(NodeId node, int group) const {
+    return window_uses_[index(node) * windows_.size() + window_index(group)];
+  }
+  int num_groups() const { return static_cast<int>(groups_.size()); }
+  bool has_all_blocks(NodeId node) const;
+
+  NodeId new_node(NodeId parent, std::span<const TokenId> tokens, std::span<BlockRef> blocks,
                   const Retention& retention);
+  void give_block(NodeId node, int group, BlockRef block);
+  void give_window_block(NodeId node, int group, BlockRef block);
+  void drop_window_block(NodeId node, int group);
   void remove_node(NodeId node);
+  void remove_bare_leaves(NodeId node);
+  void remove_extended_tail(NodeId parent, std::span<const TokenId> tokens);
+  void pin_windows(NodeId node, int difference);
   std::optional<NodeId> find_closed_child(NodeId parent, std::span<const TokenId> tokens) const;
-  std::pair<int32_t, int> best_partial_child(NodeId parent, std::span<const TokenId> tokens) const;
+  // Which children a search for a part of a block considers.
+  enum class Children { kAll, kWithAllBlocks };
+  std::pair<int32_t, int> best_partial_child(NodeId parent, std::span<const TokenId> tokens,
+                                             Children children) const;
   ChildKey child_key(int32_t parent, std::span<const TokenId> tokens) const;
 
   bool evictable(const Node& node) const;
@@ -168,13 +263,28 @@ class PrefixIndex {
   template <typename Change>
   void change_node(NodeId node, Change&& change);
   OrderKey order_key(int32_t node) const;
+  bool window_evictable(NodeId node, int group) const;
+  // Brackets every change of a node's block in a windowed group, and of what decides its turn.
+  template <typename Change>
+  void change_window(NodeId node, int group, Change&& change);
+  WindowKey window_key(NodeId node, int group) const;
+  void take_out_of_window_orders(NodeId node);
+  void put_into_window_orders(NodeId node);
   void expire(int64_t now_ns);
 
+  void check_node(NodeId node) const;
+  void check_window_invariants() const;
+
   int block_tokens_;
+  std::vector<KvLifetime> groups_;
+  bool keeps_everything_;  // the first group does
   std::string fingerprint_;
   std::unique_ptr<EvictionPolicy> policy_;
   std::vector<Node> nodes_;
-  std::vector<TokenId> tokens_;  // SHAPE: [nodes, block_tokens]
+  std::vector<TokenId> tokens_;         // SHAPE: [nodes, block_tokens]
+  std::vector<BlockRef> blocks_;        // SHAPE: [nodes, groups]
+  std::vector<WindowUse> window_uses_;  // SHAPE: [nodes, windowed groups]
+  std::vector<WindowGroup> windows_;    // SHAPE: [windowed groups]
   std::vector<int32_t> unused_;
   std::unordered_map<ChildKey, int32_t, ChildKeyHash> closed_children_;
   std::unordered_map<std::string, NodeId> roots_;

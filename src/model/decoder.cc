@@ -18,12 +18,15 @@ const float* bias_of(const Linear& linear) { return linear.bias ? linear.bias->f
 }  // namespace
 
 // The pass, top to bottom. SOURCE: Vaswani et al. 2017, in the pre-norm form of GPT-2 and Llama.
-std::span<const float> DecoderModel::forward(const ForwardBatch& batch, const PagedKvView& kv) {
+std::span<const float> DecoderModel::forward(const ForwardBatch& batch, const KvCacheView& kv) {
   const size_t tokens = batch.token_ids.size();
   QUIPU_CHECK(tokens > 0 && tokens <= static_cast<size_t>(batch_tokens_max_),
               "{} tokens in a pass of {}", tokens, batch_tokens_max_);
-  QUIPU_CHECK(batch.positions.size() == tokens && batch.slot_mapping.size() == tokens,
-              "ragged batch");
+  QUIPU_CHECK(batch.positions.size() == tokens, "ragged batch");
+  QUIPU_CHECK(batch.groups.size() == kv.groups.size() &&
+                  kv.layers.size() == static_cast<size_t>(config_.block_count),
+              "{} groups for {}, {} layers for {}", batch.groups.size(), kv.groups.size(),
+              kv.layers.size(), config_.block_count);
 
   embed_tokens(batch);
   if (config_.positions == PositionKind::kRope) {
@@ -51,9 +54,12 @@ void DecoderModel::embed_tokens(const ForwardBatch& batch) {
   }
 }
 
-void DecoderModel::attention_block(const ForwardBatch& batch, const PagedKvView& kv,
+void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView& kv,
                                    int layer_index) {
   const DecoderLayer& layer = weights_.layers[static_cast<size_t>(layer_index)];
+  const KvLayerPlace place = kv.layers[static_cast<size_t>(layer_index)];
+  const KvGroupView& group = kv.groups[static_cast<size_t>(place.group)];
+  const GroupBatch& blocks = batch.groups[static_cast<size_t>(place.group)];
   const size_t tokens = batch.token_ids.size();
   const size_t stride = qkv_width(config_);
   const size_t attention_width = static_cast<size_t>(config_.head_count) * config_.value_length;
@@ -69,10 +75,10 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const PagedKvView&
                      .v = v,
                      .k_stride = stride,
                      .v_stride = stride,
-                     .slot_mapping = batch.slot_mapping.data(),
+                     .slot_mapping = blocks.slot_mapping.data(),
                      .tokens = tokens,
-                     .kv = kv,
-                     .layer = layer_index});
+                     .kv = group.kv,
+                     .layer = place.index});
   backend_.attention({.q = q,
                       .out = activations_.attention->floats(),
                       .q_stride = stride,
@@ -82,12 +88,13 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const PagedKvView&
                       .sequences = batch.query_start.size() - 1,
                       .query_start = batch.query_start.data(),
                       .positions = batch.positions.data(),
-                      .block_tables = batch.block_tables.data(),
-                      .block_table_stride = batch.block_table_stride,
-                      .kv = kv,
-                      .layer = layer_index,
+                      .block_tables = blocks.block_tables.data(),
+                      .block_table_stride = blocks.block_table_stride,
+                      .block_gaps = blocks.block_gaps.empty() ? nullptr : blocks.block_gaps.data(),
+                      .kv = group.kv,
+                      .layer = place.index,
                       .scale = config_.attention_scale,
-                      .window = config_.layer_windows[static_cast<size_t>(layer_index)]});
+                      .window = group.lifetime.window});
   const std::array output = {
       LinearOutput{layer.attention_output.weight.get(), bias_of(layer.attention_output),
                    activations_.hidden->floats(), static_cast<size_t>(config_.embedding_length),

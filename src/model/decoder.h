@@ -18,7 +18,7 @@ class DecoderModel : public Model {
   int batch_tokens_max() const override { return batch_tokens_max_; }
   size_t weight_bytes() const override { return weights_.bytes(); }
   size_t activation_bytes() const override;
-  std::span<const float> forward(const ForwardBatch& batch, const PagedKvView& kv) override;
+  std::span<const float> forward(const ForwardBatch& batch, const KvCacheView& kv) override;
 
  private:
   // Activations, all f32 and sized for batch_tokens_max tokens at creation.
@@ -37,7 +37,7 @@ class DecoderModel : public Model {
 
   Status allocate_activations();
   void embed_tokens(const ForwardBatch& batch);
-  void attention_block(const ForwardBatch& batch, const PagedKvView& kv, int layer);
+  void attention_block(const ForwardBatch& batch, const KvCacheView& kv, int layer);
   void project_query_key_value(size_t tokens, const DecoderLayer& layer);
   void normalise_and_rotate(size_t tokens, const DecoderLayer& layer);
   void feed_forward_block(size_t tokens, int layer);

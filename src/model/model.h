@@ -1,7 +1,7 @@
 // Model: weights bound to a backend, and one forward pass over a flat batch.
 //
 // A batch is T tokens of S sequences, laid out flat; prefill and decode differ only in how many
-// tokens of a sequence are in it. The model sees the cache as a PagedKvView and block tables, and
+// tokens of a sequence are in it. The model sees the cache as a KvCacheView and block tables, and
 // never learns who owns which block.
 // THREADS: engine thread only after loading.
 #pragma once
@@ -19,16 +19,22 @@
 
 namespace quipu {
 
-// SHAPE: T tokens, S sequences, R rows that need logits.
-// OWNS: nothing; all arrays live until the logits were read.
-struct ForwardBatch {
-  std::span<const int32_t> token_ids;     // [T]
-  std::span<const int32_t> positions;     // [T]
-  std::span<const int32_t> query_start;   // [S + 1]
+// Where the batch's tokens lie in the pool of one stream group. SHAPE: T tokens, S sequences.
+struct GroupBatch {
   std::span<const int64_t> slot_mapping;  // [T]
   std::span<const int32_t> block_tables;  // [S, block_table_stride]
   size_t block_table_stride = 0;
-  std::span<const int32_t> logit_rows;  // [R]: indices into the T tokens
+  std::span<const int32_t> block_gaps;  // [S], or empty when no table has a gap
+};
+
+// SHAPE: T tokens, S sequences, R rows that need logits.
+// OWNS: nothing; all arrays live until the logits were read.
+struct ForwardBatch {
+  std::span<const int32_t> token_ids;    // [T]
+  std::span<const int32_t> positions;    // [T]
+  std::span<const int32_t> query_start;  // [S + 1]
+  std::span<const GroupBatch> groups;    // one per group of the KvCacheView
+  std::span<const int32_t> logit_rows;   // [R]: indices into the T tokens
 };
 
 struct ModelLoadOptions {
@@ -51,8 +57,9 @@ class Model {
 
   // Computes the batch, writes its keys and values into `kv`, and returns the logits of logit_rows.
   // SHAPE: result: [R, vocab_size], valid until the next forward().
-  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_length.
-  virtual std::span<const float> forward(const ForwardBatch& batch, const PagedKvView& kv) = 0;
+  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_length;
+  // a place in `kv` for each layer.
+  virtual std::span<const float> forward(const ForwardBatch& batch, const KvCacheView& kv) = 0;
 };
 
 // Checks names and shapes against the architecture, and repacks the weights for the backend.

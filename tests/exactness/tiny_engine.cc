@@ -86,7 +86,7 @@ TinyEngine::TinyEngine(TinyModel& model, const EngineSettings& settings) {
   config.keep_kv = settings.keep_kv;
   config.kv_bytes =
       kv_cache_spec_for(model.model->config(), settings.kv_format, settings.block_tokens)
-          .block_bytes *
+          .block_bytes() *
       static_cast<uint64_t>(settings.blocks);
   engine = value_or_die(Engine::create(*model.model, *model.backend, config, clock));
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "engine/engine.h"
 
 namespace quipu::golden {
 
@@ -88,30 +89,22 @@ Result<std::unique_ptr<Session>> Session::open(const GoldenCase& golden,
                                                const RunOptions& options) {
   std::unique_ptr<Session> session(new Session());
   QUIPU_ASSIGN_OR_RETURN(session->loaded_, load_case(golden, options));
-  const ModelConfig& config = session->loaded_.model->config();
-  const KvLayerShape layer = {.kv_heads = config.head_count_kv,
-                              .key_dim = config.key_length,
-                              .value_dim = config.value_length};
-  session->spec_ =
-      make_kv_cache_spec(std::vector<KvLayerShape>(static_cast<size_t>(config.block_count), layer),
-                         options.kv_format, kBlockTokens);
+  const KvCacheSpec spec =
+      kv_cache_spec_for(session->loaded_.model->config(), options.kv_format, kBlockTokens);
   session->block_table_ = shuffled_blocks(kContextTokensMax / kBlockTokens);
-  QUIPU_ASSIGN_OR_RETURN(session->pool_,
-                         session->loaded_.backend->allocate(session->block_table_.size() *
-                                                            session->spec_.block_bytes));
+  const std::vector<int64_t> blocks(spec.groups.size(),
+                                    static_cast<int64_t>(session->block_table_.size()));
+  QUIPU_ASSIGN_OR_RETURN(session->storage_,
+                         KvStorage::create(*session->loaded_.backend, spec, blocks));
   // A pool is not cleared: what it holds must not matter.
-  std::fill_n(session->pool_->data(), session->pool_->size(), std::byte{0xff});
+  for (const KvGroupView& group : session->storage_->view().groups)
+    std::fill_n(group.kv.base, group.kv.block_bytes * blocks.front(), std::byte{0xff});
   return session;
 }
 
 std::vector<float> Session::feed(std::span<const int32_t> tokens, int chunk,
                                  std::span<const int32_t> wanted) {
   std::vector<float> out;
-  const PagedKvView kv = {.base = pool_->data(),
-                          .block_bytes = spec_.block_bytes,
-                          .block_tokens = spec_.block_tokens,
-                          .layers = spec_.layers.data(),
-                          .num_layers = static_cast<int>(spec_.layers.size())};
   while (!tokens.empty()) {
     const auto part = tokens.first(std::min(tokens.size(), static_cast<size_t>(chunk)));
     std::vector<int32_t> positions, rows;
@@ -126,15 +119,17 @@ std::vector<float> Session::feed(std::span<const int32_t> tokens, int chunk,
         rows.push_back(static_cast<int32_t>(i));
     }
     const std::vector<int32_t> query_start = {0, static_cast<int32_t>(part.size())};
-    const std::span<const float> logits =
-        loaded_.model->forward({.token_ids = part,
-                                .positions = positions,
-                                .query_start = query_start,
-                                .slot_mapping = slots,
-                                .block_tables = block_table_,
-                                .block_table_stride = block_table_.size(),
-                                .logit_rows = rows},
-                               kv);
+    // Every group uses the same blocks of its own pool, and keeps what its windows left behind.
+    const std::vector<GroupBatch> groups(storage_->view().groups.size(),
+                                         {.slot_mapping = slots,
+                                          .block_tables = block_table_,
+                                          .block_table_stride = block_table_.size()});
+    const std::span<const float> logits = loaded_.model->forward({.token_ids = part,
+                                                                  .positions = positions,
+                                                                  .query_start = query_start,
+                                                                  .groups = groups,
+                                                                  .logit_rows = rows},
+                                                                 storage_->view());
     out.insert(out.end(), logits.begin(), logits.end());
     position_ += static_cast<int32_t>(part.size());
     tokens = tokens.subspan(part.size());

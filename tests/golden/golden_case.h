@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "engine/kv_storage.h"
 #include "format/model_file.h"
-#include "kv/cache_spec.h"
 #include "model/model.h"
 
 namespace quipu::golden {
@@ -66,8 +66,7 @@ class Session {
   Session() = default;
 
   LoadedCase loaded_;
-  KvCacheSpec spec_;
-  std::unique_ptr<DeviceBuffer> pool_;
+  std::optional<KvStorage> storage_;
   std::vector<int32_t> block_table_;
   int32_t position_ = 0;
 };

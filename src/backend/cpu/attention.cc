@@ -66,7 +66,8 @@ const uint8_t* head_data(const Job& job, const AttentionUnit& unit, int32_t posi
   const PagedKvView& kv = job.args.kv;
   const int32_t* table =
       job.args.block_tables + static_cast<size_t>(unit.sequence) * job.args.block_table_stride;
-  const auto block = static_cast<size_t>(table[position / kv.block_tokens]);
+  const int32_t gap = job.args.block_gaps == nullptr ? 0 : job.args.block_gaps[unit.sequence];
+  const auto block = static_cast<size_t>(table[position / kv.block_tokens - gap]);
   return reinterpret_cast<const uint8_t*>(kv.base) + block * kv.block_bytes +
          job.view.offset_in_block + static_cast<size_t>(unit.kv_head) * job.view.layout.head_bytes;
 }
