@@ -18,31 +18,45 @@ uint64_t available_memory_bytes() {
 }
 
 struct KvChoice {
-  uint64_t bytes = 0;
+  uint64_t bytes = 0;        // for the tokens of decoders
+  uint64_t input_bytes = 0;  // for encoded inputs
   std::string note;
 };
 
 // Room for the whole context, but not more than half of the free memory, unless the user says how
-// much.
+// much. An encoder-decoder model shares it between the decoder's tokens and encoded inputs, in the
+// proportion of what a whole context of each takes.
 KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config, int64_t context) {
   const KvCacheSpec spec = kv_cache_spec_for(config, options.kv_format, options.block_tokens);
-  const uint64_t whole_context = spec.sequence_bytes(context, options.prefill_chunk);
-  KvChoice choice;
+  const uint64_t own_context = spec.sequence_bytes(context, options.prefill_chunk);
+  const KvCacheSpec input_spec =
+      config.encoder_decoder ? input_kv_spec_for(config, options.kv_format, options.block_tokens)
+                             : KvCacheSpec{};
+  const uint64_t input_context = input_spec.sequence_bytes(context, 1);
+  const uint64_t whole_context = own_context + input_context;
+  uint64_t total = 0;
   std::string reason;
   if (options.kv_bytes.has_value()) {
-    choice.bytes = *options.kv_bytes;
+    total = *options.kv_bytes;
     reason = "as asked";
   } else {
     const uint64_t half_of_free = available_memory_bytes() / 2;
     // Two contexts: the running sequence, and the finished one whose beginning the next may reuse.
-    choice.bytes =
-        std::max<uint64_t>(std::min(2 * whole_context, half_of_free), spec.sequence_bytes(1, 1));
-    reason =
-        choice.bytes < whole_context ? "half of the free memory" : "enough for the context, twice";
+    total = std::max<uint64_t>(std::min(2 * whole_context, half_of_free),
+                               spec.sequence_bytes(1, 1) + input_spec.block_bytes());
+    reason = total < whole_context ? "half of the free memory" : "enough for the context, twice";
   }
+  KvChoice choice;
+  if (config.encoder_decoder) {
+    const double share = static_cast<double>(input_context) / static_cast<double>(whole_context);
+    const auto blocks = static_cast<uint64_t>(static_cast<double>(total) * share /
+                                              static_cast<double>(input_spec.block_bytes()));
+    choice.input_bytes = std::max<uint64_t>(blocks, 1) * input_spec.block_bytes();
+  }
+  choice.bytes = total - std::min(total, choice.input_bytes);
   const std::vector<int64_t> blocks =
       divide_kv_bytes(spec, choice.bytes, context, options.prefill_chunk);
-  choice.note = fmt::format("KV cache: {} ({}), ", format_bytes(choice.bytes), reason);
+  choice.note = fmt::format("KV cache: {} ({}), ", format_bytes(total), reason);
   for (size_t g = 0; g < blocks.size(); ++g) {
     const KvGroupSpec& group = spec.groups[g];
     choice.note += fmt::format("{}{} tokens of {} bytes", g == 0 ? "" : ", ",
@@ -51,6 +65,12 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
       choice.note += fmt::format(" in windows of {}", group.lifetime.window);
   }
   choice.note += fmt::format(" in {}", kv_format_name(options.kv_format));
+  if (config.encoder_decoder) {
+    choice.note += fmt::format(", and {} tokens of {} bytes of encoded inputs",
+                               choice.input_bytes / input_spec.block_bytes() *
+                                   static_cast<uint64_t>(input_spec.block_tokens),
+                               input_spec.bytes_per_token());
+  }
   return choice;
 }
 
@@ -67,6 +87,7 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   QUIPU_ASSIGN_OR_RETURN(loaded->backend,
                          make_cpu_backend({.threads = threads, .isa = options.isa}));
   QUIPU_ASSIGN_OR_RETURN(loaded->tokenizer, load_tokenizer(*loaded->file, options.pre_tokenizer));
+  QUIPU_ASSIGN_OR_RETURN(loaded->input_tokenizer, load_input_tokenizer(*loaded->file));
   QUIPU_ASSIGN_OR_RETURN(
       loaded->model,
       load_model(*loaded->file, *loaded->backend,
@@ -80,6 +101,7 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                                .kv_format = options.kv_format,
                                .block_tokens = options.block_tokens,
                                .kv_bytes = kv.bytes,
+                               .input_kv_bytes = kv.input_bytes,
                                .prefill_chunk_max = options.prefill_chunk,
                                .sequences_max = options.sequences_max,
                                .keep_kv = options.kv_cache};
@@ -87,6 +109,24 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                          Engine::create(*loaded->model, *loaded->backend, engine, loaded->clock));
   loaded->load_ms = elapsed_ms(begin_ns, loaded->clock.now_ns());
   return loaded;
+}
+
+Status require_decoder_only(const LoadedModel& model, std::string_view what) {
+  const ModelConfig& config = model.model->config();
+  if (!config.encoder_decoder.has_value()) return Status::ok_status();
+  return make_error(ErrorCode::kUnsupported,
+                    "{}: '{}' is an encoder-decoder model: it writes an answer to an input, so {} "
+                    "does not apply to it; use 'run'",
+                    model.file->path().string(), config.architecture, what);
+}
+
+void set_prompt(const ModelConfig& config, std::vector<TokenId> prompt, Request& request) {
+  if (!config.encoder_decoder.has_value()) {
+    request.prompt = std::move(prompt);
+    return;
+  }
+  request.input = std::move(prompt);
+  request.prompt = {config.encoder_decoder->decoder_start_token};
 }
 
 }  // namespace quipu

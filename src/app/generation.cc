@@ -54,7 +54,7 @@ Request make_request(const LoadedModel& model, std::vector<TokenId> prompt,
                      const GenerationParams& params) {
   Request request;
   request.id = RequestId(1);
-  request.prompt = std::move(prompt);
+  set_prompt(model.model->config(), std::move(prompt), request);
   request.sampling = params.sampling;
   request.max_tokens = params.max_tokens;
   if (model.tokenizer != nullptr && !params.ignore_eos)
@@ -67,7 +67,7 @@ Request make_request(const LoadedModel& model, std::vector<TokenId> prompt,
 
 double GenerationResult::prefill_tokens_per_s() const {
   if (!stats.first_token_ns.has_value()) return 0;  // it ended before the prompt was computed
-  return per_second(stats.prompt_tokens - stats.cached_tokens, prefill_ms());
+  return per_second(tokens_read() - tokens_cached(), prefill_ms());
 }
 
 // The first output token comes out of the prompt's last logits, so it costs no decode step.

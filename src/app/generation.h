@@ -35,6 +35,9 @@ struct GenerationResult {
     return elapsed_ms(stats.started_ns.value_or(stats.submitted_ns), prompt_end_ns());
   }
   double decode_ms() const { return elapsed_ms(prompt_end_ns(), stats.finished_ns); }
+  // Of the prompt and, for encoder-decoder models, of the encoder's input. UNITS: tokens.
+  int64_t tokens_read() const { return stats.prompt_tokens + stats.input_tokens; }
+  int64_t tokens_cached() const { return stats.cached_tokens + stats.cached_input_tokens; }
   double prefill_tokens_per_s() const;
   double decode_tokens_per_s() const;
 
@@ -46,7 +49,8 @@ struct GenerationResult {
 using TextSink = std::function<bool(std::string_view delta)>;
 
 // Runs one request to its end on the calling thread (the engine thread).
-// Without a tokenizer the text stays empty and token ids alone come out.
+// Without a tokenizer the text stays empty and token ids alone come out. For an encoder-decoder
+// model, `prompt` is what the encoder reads.
 // ERRORS: as Engine::submit().
 Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt,
                                   const GenerationParams& params, const TextSink& sink);

@@ -49,6 +49,8 @@ constexpr std::array kShapes = {
     ModelShape{"gpt2", "gpt2", 12, 768, 3072, 12, 12, 64, 50257, 1024, true, 0, 1e-5},
     ModelShape{"starcoderbase-1b", "starcoder", 24, 2048, 8192, 16, 1, 128, 49152, 8192, true, 0,
                1e-5},
+    ModelShape{"t5-small", "t5", 6, 512, 2048, 8, 8, 64, 32128, 512, true, 0, 1e-6},
+    ModelShape{"flan-t5-base", "t5", 12, 768, 2048, 12, 12, 64, 32128, 512, false, 0, 1e-6},
     // For tests: rows of 256, so that every type applies; vocabularies that 16 does not divide.
     ModelShape{"tiny-llama", "llama", 2, 256, 256, 4, 2, 64, 321, 2048, false, 1e4, 1e-5},
     ModelShape{"tiny-qwen2", "qwen2", 2, 256, 256, 4, 1, 64, 321, 2048, true, 1e6, 1e-6},
@@ -58,7 +60,10 @@ constexpr std::array kShapes = {
     // Windows smaller than a block: in every layer as Mistral 7B 0.1, in five of six as Gemma 3.
     ModelShape{"tiny-windows", "llama", 2, 256, 256, 4, 2, 64, 321, 2048, false, 1e4, 1e-5, 0, 24},
     ModelShape{"tiny-mixed", "llama", 6, 256, 256, 4, 2, 64, 321, 2048, true, 1e4, 1e-5, 0, 20, 6},
+    ModelShape{"tiny-t5", "t5", 2, 256, 256, 4, 4, 64, 321, 512, false, 0, 1e-6},
 };
+
+constexpr int64_t kT5Buckets = 32;  // of relative positions, in all published models
 
 // How a tensor's values are drawn: normal with this mean and deviation. Vectors are drawn one by
 // one, matrices from a pool; fixed values are given.
@@ -77,6 +82,10 @@ class ModelPlan {
  public:
   ModelPlan(const ModelShape& shape, DType type)
       : shape_(shape), mix_{type, shape.layers, shape.tied} {
+    if (is_t5()) {
+      add_t5();
+      return;
+    }
     add_globals();
     for (int64_t layer = 0; layer < shape.layers; ++layer) add_layer(layer);
   }
@@ -84,7 +93,8 @@ class ModelPlan {
   std::vector<SynthTensor> take() { return std::move(tensors_); }
 
  private:
-  bool is_gpt2_like() const { return shape_.theta == 0; }
+  bool is_t5() const { return shape_.architecture == "t5"; }
+  bool is_gpt2_like() const { return shape_.theta == 0 && !is_t5(); }
 
   void add(std::string name, Shape dimensions, Recipe recipe) {
     TensorInfo info{std::move(name), DType::kF32, std::move(dimensions), 0};
@@ -152,6 +162,41 @@ class ModelPlan {
     add_linear(block + "ffn_down", shape_.hidden, shape_.inner, residual_gain, biased);
   }
 
+  // Version 1.0 ties the head to the embedding and has no gate; 1.1 has a head and a gate.
+  void add_t5() {
+    add("token_embd.weight", {shape_.vocabulary, shape_.hidden},
+        {0, shape_.tied ? 2.0f : 1.0f, {}});
+    if (!shape_.tied) add_linear("output", shape_.vocabulary, shape_.hidden, 2);
+    for (const std::string stack : {"enc.", "dec."}) {
+      add_norm(stack + "output_norm", shape_.hidden);
+      add(stack + "blk.0.attn_rel_b.weight", {kT5Buckets, shape_.heads}, {0, 1, {}});
+      for (int64_t layer = 0; layer < shape_.layers; ++layer) add_t5_layer(stack, layer);
+    }
+  }
+
+  void add_t5_layer(const std::string& stack, int64_t layer) {
+    const std::string block = fmt::format("{}blk.{}.", stack, layer);
+    const int64_t rows = shape_.heads * shape_.head_dim;
+    const bool decoder = stack == "dec.";
+    const float residual_gain =
+        1 / std::sqrt((decoder ? 3 : 2) * static_cast<float>(shape_.layers));
+    // Scores are not divided by the root of the head size: the queries are.
+    const float query_gain = 1 / std::sqrt(static_cast<float>(shape_.head_dim));
+    const auto add_attention = [&](const std::string& name) {
+      add_norm(name + "_norm", shape_.hidden);
+      add_linear(name + "_q", rows, shape_.hidden, query_gain);
+      add_linear(name + "_k", rows, shape_.hidden);
+      add_linear(name + "_v", rows, shape_.hidden);
+      add_linear(name + "_o", shape_.hidden, rows, residual_gain);
+    };
+    add_attention(block + "attn");
+    if (decoder) add_attention(block + "cross_attn");
+    add_norm(block + "ffn_norm", shape_.hidden);
+    if (!shape_.tied) add_linear(block + "ffn_gate", shape_.inner, shape_.hidden);
+    add_linear(block + "ffn_up", shape_.inner, shape_.hidden);
+    add_linear(block + "ffn_down", shape_.hidden, shape_.inner, residual_gain);
+  }
+
   const ModelShape& shape_;
   QuantMix mix_;
   std::vector<SynthTensor> tensors_;
@@ -172,7 +217,15 @@ Metadata metadata_of(const ModelShape& shape, const SynthOptions& options) {
   set("feed_forward_length", size(shape.inner));
   set("attention.head_count", size(shape.heads));
   set("attention.head_count_kv", size(shape.heads_kv));
-  if (shape.theta != 0) {
+  if (shape.architecture == "t5") {
+    set("decoder_block_count", size(shape.layers));
+    set("decoder_start_token_id", uint64_t{0});
+    set("attention.key_length", size(shape.head_dim));
+    set("attention.value_length", size(shape.head_dim));
+    set("attention.relative_buckets_count", size(kT5Buckets));
+    set("attention.layer_norm_epsilon", shape.epsilon);
+    set("attention.layer_norm_rms_epsilon", shape.epsilon);
+  } else if (shape.theta != 0) {
     set("attention.key_length", size(shape.head_dim));
     set("attention.value_length", size(shape.head_dim));
     set("rope.dimension_count", size(shape.head_dim));

@@ -7,17 +7,20 @@ namespace quipu {
 namespace {
 
 constexpr const char* kPrefix = "tokenizer.ggml.";
+constexpr const char* kInputPrefix = "tokenizer.input.";  // of an encoder's own vocabulary
 
-std::optional<TokenId> token_id(const Metadata& metadata, const char* name) {
-  const std::optional<int64_t> id = metadata.get_int(std::string(kPrefix) + name + "_token_id");
+std::optional<TokenId> token_id(const Metadata& metadata, const std::string& prefix,
+                                const char* name) {
+  const std::optional<int64_t> id = metadata.get_int(prefix + name + "_token_id");
   if (!id.has_value() || *id < 0 || *id > INT32_MAX) return std::nullopt;
   return static_cast<TokenId>(*id);
 }
 
-TokenizerSpec read_tokenizer_spec(const Metadata& metadata, const std::string& model) {
-  const auto key = [](const char* name) { return std::string(kPrefix) + name; };
+// REQUIRES: prefix + "model" is there.
+TokenizerSpec read_tokenizer_spec(const Metadata& metadata, const std::string& prefix) {
+  const auto key = [&](const char* name) { return prefix + name; };
   TokenizerSpec spec;
-  spec.model = model;
+  spec.model = metadata.get_string(key("model")).value_or("");
   spec.pre = metadata.get_string(key("pre")).value_or("");
   spec.tokens = metadata.get_strings(key("tokens")).value_or(std::vector<std::string>());
   spec.merges = metadata.get_strings(key("merges")).value_or(std::vector<std::string>());
@@ -27,12 +30,12 @@ TokenizerSpec read_tokenizer_spec(const Metadata& metadata, const std::string& m
   if (const auto types = metadata.get_ints(key("token_type"))) {
     for (const int64_t type : *types) spec.token_types.push_back(static_cast<int32_t>(type));
   }
-  spec.bos = token_id(metadata, "bos");
-  spec.eos = token_id(metadata, "eos");
-  spec.eot = token_id(metadata, "eot");
-  spec.eom = token_id(metadata, "eom");
-  spec.unknown = token_id(metadata, "unknown");
-  spec.padding = token_id(metadata, "padding");
+  spec.bos = token_id(metadata, prefix, "bos");
+  spec.eos = token_id(metadata, prefix, "eos");
+  spec.eot = token_id(metadata, prefix, "eot");
+  spec.eom = token_id(metadata, prefix, "eom");
+  spec.unknown = token_id(metadata, prefix, "unknown");
+  spec.padding = token_id(metadata, prefix, "padding");
   spec.add_bos = metadata.get_bool(key("add_bos_token"));
   spec.add_eos = metadata.get_bool(key("add_eos_token"));
   spec.add_space_prefix = metadata.get_bool(key("add_space_prefix"));
@@ -57,10 +60,20 @@ Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFile& file,
   }
   const std::string model = file.metadata().get_string("tokenizer.ggml.model").value_or("no_vocab");
   if (model == "no_vocab" || model == "none") return std::unique_ptr<Tokenizer>();
-  TokenizerSpec spec = read_tokenizer_spec(file.metadata(), model);
+  TokenizerSpec spec = read_tokenizer_spec(file.metadata(), kPrefix);
   if (pre_override.has_value()) spec.pre = *pre_override;
   Result<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::from_spec(std::move(spec));
   if (!tokenizer.ok()) return tokenizer.status().with_context(path);
+  return tokenizer;
+}
+
+Result<std::unique_ptr<Tokenizer>> load_input_tokenizer(const ModelFile& file) {
+  if (!file.metadata().contains(std::string(kInputPrefix) + "model"))
+    return std::unique_ptr<Tokenizer>();
+  Result<std::unique_ptr<Tokenizer>> tokenizer =
+      Tokenizer::from_spec(read_tokenizer_spec(file.metadata(), kInputPrefix));
+  if (!tokenizer.ok())
+    return tokenizer.status().with_context(file.path().string() + ": input vocabulary");
   return tokenizer;
 }
 

@@ -131,8 +131,9 @@ struct KvWriteArgs {
 
 // Attention of every token of the batch over its own sequence's keys, read through the block table.
 //
-// Token i of sequence s sits at positions[i] and sees positions max(0, p - window + 1) .. p.
-// The keys and values of the batch's own tokens were written before (determinism rule 3).
+// Token i of sequence s sits at positions[i] and sees positions max(0, p - window + 1) .. p; with
+// key_counts it sees positions 0 .. key_counts[s] - 1, whatever its own (an encoder over its input,
+// a decoder over the encoded input). The keys and values were written before (determinism rule 3).
 // Partial results are formed per chunk of kAttentionChunk positions, counted from position 0, and
 // merged in chunk order, whatever the batch looks like.
 struct AttentionArgs {
@@ -152,7 +153,16 @@ struct AttentionArgs {
   float scale = 1.0f;
   int32_t window = 0;    // 0: all positions
   float softcap = 0.0f;  // 0: none; otherwise scores become cap * tanh(score / cap)
+  const int32_t* key_counts = nullptr;  // SHAPE: [sequences], each at least 1; null: causal
+  // Added to the scaled scores by distance: for head h, query position p and key position t,
+  // bias[h * bias_stride + t - p]; null: nothing. REQUIRES: kAttentionBiasMargin more floats can be
+  // read before the least and behind the largest distance; what they hold does not matter.
+  // SOURCE: Raffel et al. 2020 (T5), relative position bias.
+  const float* bias = nullptr;
+  size_t bias_stride = 0;
 };
+
+inline constexpr int kAttentionBiasMargin = kKvTileTokens - 1;  // kernels take whole tiles
 
 inline constexpr int kAttentionChunk = 512;  // UNITS: positions; a multiple of every block size
 

@@ -74,9 +74,8 @@ class Conversation {
     print_note(
         flags_.output,
         fmt::format("[{} prompt tokens, {} cached; {} tokens at {:.1f}/s; first after {:.0f} ms{}]",
-                    result.stats.prompt_tokens, result.stats.cached_tokens,
-                    result.stats.completion_tokens, result.decode_tokens_per_s(),
-                    result.prefill_ms(),
+                    result.tokens_read(), result.tokens_cached(), result.stats.completion_tokens,
+                    result.decode_tokens_per_s(), result.prefill_ms(),
                     result.finish == FinishReason::kContextFull ? "; the context is full" : ""));
   }
 
@@ -115,11 +114,15 @@ int converse(Conversation& conversation, const ChatFlags& flags) {
 }
 
 int chat_command(ChatFlags& flags) {
-  const Result<SamplingParams> sampling = flags.sampling.resolve();
-  if (!sampling.ok()) return report_error(sampling.status());
+  const Result<SamplingParams> given = flags.sampling.resolve();
+  if (!given.ok()) return report_error(given.status());  // before a model is loaded in vain
   Result<std::unique_ptr<LoadedModel>> loaded = load_for_command(flags.model, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
   LoadedModel& model = **loaded;
+  const Status defaults = flags.sampling.use_model_defaults(model);
+  if (!defaults.ok()) return report_error(defaults);
+  const Result<SamplingParams> sampling = flags.sampling.resolve();
+  if (!sampling.ok()) return report_error(sampling.status());
   // Fails now rather than after the first message when the model cannot chat.
   const Result<std::string> probe =
       render_chat(model, nlohmann::ordered_json::array({{{"role", "user"}, {"content", "hello"}}}));

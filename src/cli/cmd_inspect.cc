@@ -84,8 +84,19 @@ nlohmann::ordered_json kv_to_json(const ModelFile& file) {
         {"context_bytes", spec.sequence_bytes(config->context_length, 1)},
         {"groups", groups},
     };
+    if (!config->encoder_decoder) continue;
+    const KvCacheSpec inputs = input_kv_spec_for(*config, format, kDefaultBlockTokens);
+    object[std::string(kv_format_name(format))].update(
+        {{"input_bytes_per_token", inputs.bytes_per_token()},
+         {"input_context_bytes", inputs.sequence_bytes(config->context_length, 1)}});
   }
   return object;
+}
+
+std::string why_no_kv(const ModelFile& file) {
+  const std::string name = file.metadata().get_string("general.architecture").value_or("");
+  if (!is_encoder_only(name)) return "this architecture is not one that quipu runs.";
+  return find_architecture(file.metadata()).status().message();
 }
 
 void print_inspection_json(const ModelFile& file) {
@@ -125,12 +136,16 @@ void print_inspection_text(const ModelFile& file, bool all_tensors) {
     print_out(fmt::format("  {:44} {}\n", key, text));
   }
   const nlohmann::ordered_json kv = kv_to_json(file);
-  print_out(kv.empty() ? "\nKV cache: this architecture is not one that quipu runs.\n"
-                       : "\nKV cache\n");
+  print_out(kv.empty() ? "\nKV cache: " + why_no_kv(file) + "\n" : "\nKV cache\n");
   for (const auto& [format, sizes] : kv.items()) {
     print_out(fmt::format("  {:6} {:>10} per token, {:>10} for the whole context\n", format,
                           format_bytes(sizes["bytes_per_token"].get<uint64_t>()),
                           format_bytes(sizes["context_bytes"].get<uint64_t>())));
+    if (sizes.contains("input_bytes_per_token")) {
+      print_out(fmt::format("  {:6} {:>10} per token of an encoded input, once; {} at most\n", "",
+                            format_bytes(sizes["input_bytes_per_token"].get<uint64_t>()),
+                            format_bytes(sizes["input_context_bytes"].get<uint64_t>())));
+    }
     if (format != kv_format_name(KvFormat::kBF16)) continue;
     for (const nlohmann::ordered_json& group : sizes["groups"]) {
       const int window = group["window"].get<int>();

@@ -58,7 +58,7 @@ Result<std::vector<float>> compute_logits(LoadedModel& model, std::vector<TokenI
   std::vector<float> rows;
   Request request;
   request.id = RequestId(1);
-  request.prompt = std::move(tokens);
+  set_prompt(model.model->config(), std::move(tokens), request);
   request.logits_wanted = all ? LogitsWanted::kAll : LogitsWanted::kSampled;
   request.on_logits = [&rows](int64_t, std::span<const float> logits) {
     rows.insert(rows.end(), logits.begin(), logits.end());

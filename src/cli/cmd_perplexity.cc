@@ -80,6 +80,8 @@ int perplexity_command(PerplexityFlags& flags) {
   Result<std::unique_ptr<LoadedModel>> loaded = load_for_command(flags.model, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
   LoadedModel& model = **loaded;
+  const Status decoder_only = require_decoder_only(model, "perplexity");
+  if (!decoder_only.ok()) return report_error(decoder_only);
   const Result<std::vector<TokenId>> tokens = read_tokens(flags, model);
   if (!tokens.ok()) return report_error(tokens.status());
   if (model.tokenizer != nullptr && model.tokenizer->adds_bos() && !flags.no_bos)

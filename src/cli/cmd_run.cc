@@ -41,7 +41,7 @@ Result<std::vector<TokenId>> prompt_tokens(const RunFlags& flags, const LoadedMo
   if (!flags.tokens.empty()) return parse_token_ids(flags.tokens);
   QUIPU_RETURN_IF_ERROR(require_tokenizer(model));
   if (!flags.chat)
-    return model.tokenizer->encode(text, {.add_special = true, .parse_special = true});
+    return model.prompt_tokenizer().encode(text, {.add_special = true, .parse_special = true});
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
   messages.push_back({{"role", "user"}, {"content", text}});
@@ -49,8 +49,8 @@ Result<std::vector<TokenId>> prompt_tokens(const RunFlags& flags, const LoadedMo
 }
 
 int run_command(RunFlags& flags) {
-  const Result<SamplingParams> sampling = flags.sampling.resolve();
-  if (!sampling.ok()) return report_error(sampling.status());
+  const Result<SamplingParams> given = flags.sampling.resolve();
+  if (!given.ok()) return report_error(given.status());  // before a model is loaded in vain
   std::string text;
   if (flags.tokens.empty()) {
     Result<std::string> read = read_prompt(flags);
@@ -60,6 +60,10 @@ int run_command(RunFlags& flags) {
   Result<std::unique_ptr<LoadedModel>> loaded = load_for_command(flags.model, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
   LoadedModel& model = **loaded;
+  const Status defaults = flags.sampling.use_model_defaults(model);
+  if (!defaults.ok()) return report_error(defaults);
+  const Result<SamplingParams> sampling = flags.sampling.resolve();
+  if (!sampling.ok()) return report_error(sampling.status());
   Result<std::vector<TokenId>> prompt = prompt_tokens(flags, model, text);
   if (!prompt.ok()) return report_error(prompt.status());
 

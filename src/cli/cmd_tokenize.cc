@@ -63,19 +63,21 @@ int tokenize_command(TokenizeFlags& flags) {
     return report_error(make_error(ErrorCode::kUnsupported, "{}: this model has no vocabulary",
                                    path->string()));
   }
+  const Result<std::unique_ptr<Tokenizer>> own = load_input_tokenizer(**file);
+  if (!own.ok()) return report_error(own.status());
+  // A prompt is read by the encoder, where there is one with a vocabulary of its own.
+  const Tokenizer& encoder = *own != nullptr ? **own : **tokenizer;
   const std::string input(std::istreambuf_iterator<char>(std::cin), {});
   if (flags.decode) return decode_ids(**tokenizer, input, flags);
-  const Result<std::vector<TokenId>> ids =
-      (*tokenizer)
-          ->encode(input,
-                   {.add_special = !flags.no_special, .parse_special = !flags.no_parse_special});
+  const Result<std::vector<TokenId>> ids = encoder.encode(
+      input, {.add_special = !flags.no_special, .parse_special = !flags.no_parse_special});
   if (!ids.ok()) return report_error(ids.status());
   if (!flags.output.json) {
     print_out(join_ids(*ids) + "\n");
     return kExitOk;
   }
   nlohmann::ordered_json pieces = nlohmann::ordered_json::array();
-  for (const TokenId id : *ids) pieces.push_back(std::string((*tokenizer)->piece(id)));
+  for (const TokenId id : *ids) pieces.push_back(std::string(encoder.piece(id)));
   print_json({{"ids", *ids}, {"pieces", pieces}});
   return kExitOk;
 }

@@ -105,20 +105,25 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   params.top_k = 40;
   params.top_p = 0.95f;
   params.min_p = 0.05f;
-  command.add_option("--temperature,--temp", params.temperature, "0: always the likeliest token")
-      ->capture_default_str();
-  command.add_option("--top-k", params.top_k, "Keep the K likeliest tokens; 0: all")
-      ->capture_default_str();
-  command
-      .add_option("--top-p", params.top_p, "Keep the likeliest tokens of this total probability")
-      ->capture_default_str();
-  command
-      .add_option("--min-p", params.min_p, "Keep tokens of at least this share of the best one's")
-      ->capture_default_str();
-  command
-      .add_option("--repeat-penalty,--repetition-penalty", params.repetition_penalty,
-                  "Weaken tokens that came before")
-      ->capture_default_str();
+  flags.temperature =
+      command
+          .add_option("--temperature,--temp", params.temperature, "0: always the likeliest token")
+          ->capture_default_str();
+  flags.top_k = command.add_option("--top-k", params.top_k, "Keep the K likeliest tokens; 0: all")
+                    ->capture_default_str();
+  flags.top_p = command
+                    .add_option("--top-p", params.top_p,
+                                "Keep the likeliest tokens of this total probability")
+                    ->capture_default_str();
+  flags.min_p = command
+                    .add_option("--min-p", params.min_p,
+                                "Keep tokens of at least this share of the best one's")
+                    ->capture_default_str();
+  flags.repetition_penalty =
+      command
+          .add_option("--repeat-penalty,--repetition-penalty", params.repetition_penalty,
+                      "Weaken tokens that came before")
+          ->capture_default_str();
   command
       .add_option("--presence-penalty", params.presence_penalty,
                   "Subtracted once from tokens of the output")
@@ -130,6 +135,31 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--logit-bias", flags.logit_bias, "ID=BIAS, such as 42=-1.5; may be repeated")
       ->allow_extra_args(false);
   command.add_option("-s,--seed", flags.seed, "Seed of the draws (default: a new one each run)");
+}
+
+Status SamplingFlags::use_model_defaults(const LoadedModel& model) {
+  const Metadata& metadata = model.file->metadata();
+  const auto take = [&](const CLI::Option* option, const char* key, float& value) {
+    if (option->count() > 0) return;
+    if (const auto found = metadata.get_double(key)) value = static_cast<float>(*found);
+  };
+  const bool says_temperature = metadata.get_double("general.sampling.temp").has_value();
+  if (temperature->count() == 0 && !says_temperature &&
+      model.model->config().encoder_decoder.has_value())
+    params.temperature = 0;
+  take(temperature, "general.sampling.temp", params.temperature);
+  take(top_p, "general.sampling.top_p", params.top_p);
+  take(min_p, "general.sampling.min_p", params.min_p);
+  take(repetition_penalty, "general.sampling.penalty_repeat", params.repetition_penalty);
+  if (const auto found = metadata.get_int("general.sampling.top_k");
+      found.has_value() && top_k->count() == 0) {
+    params.top_k = static_cast<int>(std::clamp<int64_t>(*found, -1, INT32_MAX));
+  }
+  const Status status = params.validate();
+  if (status.ok()) return status;
+  return make_error(ErrorCode::kCorruptData,
+                    "{}: general.sampling.*: {}; give the flag to override it",
+                    model.file->path().string(), status.message());
 }
 
 Result<SamplingParams> SamplingFlags::resolve() const {

@@ -26,9 +26,22 @@ struct SamplingFlags {
   std::optional<uint64_t> seed;
   std::vector<std::string> logit_bias;  // "ID=BIAS"
 
+  // What the model file says (general.sampling.*) where no flag was given. An encoder-decoder model
+  // whose file says nothing takes the likeliest token: translations and answers are not drawn.
+  // ERRORS: kCorruptData for values out of range.
+  Status use_model_defaults(const LoadedModel& model);
+
   // The parameters with a seed chosen when none was given.
   Result<SamplingParams> resolve() const;
+
+  // Set by add_sampling_flags; whether they were given.
+  const CLI::Option* temperature = nullptr;
+  const CLI::Option* top_k = nullptr;
+  const CLI::Option* top_p = nullptr;
+  const CLI::Option* min_p = nullptr;
+  const CLI::Option* repetition_penalty = nullptr;
 };
+// REQUIRES: `flags` lives as long as the command.
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
 
 // Gives every long flag of the command its QUIPU_ variable. Call once all flags are added.

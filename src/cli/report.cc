@@ -9,25 +9,30 @@ nlohmann::ordered_json generation_to_json(const LoadedModel& model, const Genera
                                           uint64_t seed) {
   const KvCacheSpec& spec = model.engine->kv().spec();
   const RequestStats& stats = result.stats;
+  nlohmann::ordered_json kv = {
+      {"bytes", model.engine->kv().bytes()},
+      {"blocks", model.engine->kv().blocks()},
+      {"block_tokens", spec.block_tokens},
+      {"format", kv_format_name(spec.groups.front().layers.front().layout.format)}};
+  if (const KvStorage* inputs = model.engine->input_kv()) {
+    kv["input_bytes"] = inputs->bytes();
+    kv["input_blocks"] = inputs->blocks();
+  }
   return {
       {"text", result.text},
       {"token_ids", result.token_ids},
       {"finish_reason", finish_reason_name(result.finish)},
       {"usage",
-       {{"prompt_tokens", stats.prompt_tokens},
+       {{"prompt_tokens", result.tokens_read()},
         {"completion_tokens", stats.completion_tokens},
-        {"cached_tokens", stats.cached_tokens}}},
+        {"cached_tokens", result.tokens_cached()}}},
       {"timings",
        {{"load_ms", model.load_ms},
         {"prefill_ms", result.prefill_ms()},
         {"prefill_tokens_per_s", result.prefill_tokens_per_s()},
         {"decode_ms", result.decode_ms()},
         {"decode_tokens_per_s", result.decode_tokens_per_s()}}},
-      {"kv",
-       {{"bytes", model.engine->kv().bytes()},
-        {"blocks", model.engine->kv().blocks()},
-        {"block_tokens", spec.block_tokens},
-        {"format", kv_format_name(spec.groups.front().layers.front().layout.format)}}},
+      {"kv", std::move(kv)},
       {"logits_hash", fmt::format("{:016x}", result.logits_hash)},
       {"seed", seed},
   };
@@ -46,8 +51,8 @@ void print_statistics(const OutputOptions& output, const LoadedModel& model,
             model.engine->scheduler().token_limit()));
   }
   print_note(output, fmt::format("prompt   {:6} tokens  {:9.1f} ms  {:8.1f} tokens/s  ({} cached)",
-                                 stats.prompt_tokens, result.prefill_ms(),
-                                 result.prefill_tokens_per_s(), stats.cached_tokens));
+                                 result.tokens_read(), result.prefill_ms(),
+                                 result.prefill_tokens_per_s(), result.tokens_cached()));
   print_note(output,
              fmt::format("output   {:6} tokens  {:9.1f} ms  {:8.1f} tokens/s  (ended by {})",
                          stats.completion_tokens, result.decode_ms(), result.decode_tokens_per_s(),

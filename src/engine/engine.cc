@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/units.h"
 
 namespace quipu {
@@ -17,6 +18,32 @@ KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int bl
   return make_kv_cache_spec(layers, format, block_tokens);
 }
 
+KvCacheSpec input_kv_spec_for(const ModelConfig& config, KvFormat format, int block_tokens) {
+  QUIPU_CHECK(config.encoder_decoder.has_value(), "'{}' has no encoder", config.architecture);
+  return kv_cache_spec_for(config, format, block_tokens);  // cross-attention has the same heads
+}
+
+namespace {
+
+// The pool for encoded inputs, and room in the model for the longest that it takes.
+Result<std::unique_ptr<KvStorage>> make_input_storage(Model& model, Backend& backend,
+                                                      const EngineConfig& config, int64_t context) {
+  const KvCacheSpec spec = input_kv_spec_for(model.config(), config.kv_format, config.block_tokens);
+  const uint64_t bytes = config.input_kv_bytes == 0 ? config.kv_bytes : config.input_kv_bytes;
+  const int64_t blocks[] = {static_cast<int64_t>(bytes / spec.block_bytes())};
+  if (blocks[0] < 1 || blocks[0] > (int64_t{1} << 30)) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{} of KV memory for encoded inputs was asked for; {} tokens, the smallest "
+                      "amount, take {}",
+                      format_bytes(bytes), config.block_tokens, format_bytes(spec.block_bytes()));
+  }
+  QUIPU_ASSIGN_OR_RETURN(KvStorage storage, KvStorage::create(backend, spec, blocks));
+  QUIPU_RETURN_IF_ERROR(model.reserve_input(std::min(context, blocks[0] * spec.block_tokens)));
+  return std::make_unique<KvStorage>(std::move(storage));
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                                                const EngineConfig& config, const Clock& clock) {
   const int64_t trained = model.config().context_length;
@@ -27,7 +54,7 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                       trained);
   }
   const KvCacheSpec spec = kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens);
-  const SchedulerConfig scheduler = {
+  SchedulerConfig scheduler = {
       .batch_tokens_max = model.batch_tokens_max(),
       .prefill_chunk_max = std::min(config.prefill_chunk_max, model.batch_tokens_max()),
       .sequences_max = config.sequences_max,
@@ -43,6 +70,14 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                       format_bytes(spec.sequence_bytes(1, 1)));
   }
   QUIPU_ASSIGN_OR_RETURN(KvStorage storage, KvStorage::create(backend, spec, blocks));
+  std::unique_ptr<KvStorage> input_storage;
+  if (model.config().encoder_decoder.has_value()) {
+    QUIPU_ASSIGN_OR_RETURN(input_storage, make_input_storage(model, backend, config, context));
+    scheduler.inputs = EncodingCacheConfig{.total_blocks = input_storage->blocks(),
+                                           .block_tokens = config.block_tokens,
+                                           .fingerprint = config.fingerprint,
+                                           .keep = config.keep_kv};
+  }
   KvCacheConfig cache = {.groups = {},
                          .block_tokens = config.block_tokens,
                          .fingerprint = config.fingerprint,
@@ -50,23 +85,32 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                          .publish = config.keep_kv};
   for (size_t g = 0; g < blocks.size(); ++g)
     cache.groups.push_back({static_cast<int>(blocks[g]), spec.groups[g].lifetime});
-  return std::unique_ptr<Engine>(
-      new Engine(model, backend, std::move(storage), scheduler, cache, clock));
+  return std::unique_ptr<Engine>(new Engine(model, backend, std::move(storage),
+                                            std::move(input_storage), scheduler, cache, clock));
 }
 
-Engine::Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config,
+Engine::Engine(Model& model, Backend& backend, KvStorage storage,
+               std::unique_ptr<KvStorage> input_storage, const SchedulerConfig& config,
                const KvCacheConfig& cache, const Clock& clock)
     : model_(model),
       storage_(std::move(storage)),
+      input_storage_(std::move(input_storage)),
       scheduler_(config, cache, clock),
-      runner_(model, backend, storage_) {}
+      runner_(model, backend, storage_, input_storage_.get()) {}
 
 Status Engine::submit(Request request) {
-  for (const TokenId token : request.prompt) {
-    if (token >= 0 && token < model_.config().vocab_size) continue;
-    return make_error(ErrorCode::kInvalidArgument, "token id {} is outside the vocabulary of {}",
-                      token, model_.config().vocab_size);
-  }
+  const auto check = [](std::span<const TokenId> tokens, int64_t vocab_size) {
+    for (const TokenId token : tokens) {
+      if (token >= 0 && token < vocab_size) continue;
+      return make_error(ErrorCode::kInvalidArgument, "token id {} is outside the vocabulary of {}",
+                        token, vocab_size);
+    }
+    return Status::ok_status();
+  };
+  const ModelConfig& config = model_.config();
+  QUIPU_RETURN_IF_ERROR(check(request.prompt, config.vocab_size));
+  if (config.encoder_decoder.has_value())
+    QUIPU_RETURN_IF_ERROR(check(request.input, config.encoder_decoder->input_vocab_size));
   return scheduler_.submit(std::move(request));
 }
 

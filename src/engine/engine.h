@@ -24,6 +24,8 @@ struct EngineConfig {
   KvFormat kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it
+  // Encoder-decoder models: for encoded inputs, beside kv_bytes. 0: as much as kv_bytes.
+  uint64_t input_kv_bytes = 0;
   int prefill_chunk_max = 512;
   int sequences_max = 64;
   bool keep_kv = true;             // SchedulerConfig::keep_kv
@@ -50,14 +52,18 @@ class Engine {
   const Scheduler& scheduler() const { return scheduler_; }
   Scheduler& scheduler() { return scheduler_; }
   const KvStorage& kv() const { return storage_; }
+  // Where encoded inputs lie; null for models without an encoder.
+  const KvStorage* input_kv() const { return input_storage_.get(); }
   const Model& model() const { return model_; }
 
  private:
-  Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config,
+  Engine(Model& model, Backend& backend, KvStorage storage,
+         std::unique_ptr<KvStorage> input_storage, const SchedulerConfig& config,
          const KvCacheConfig& cache, const Clock& clock);
 
   Model& model_;
   KvStorage storage_;
+  std::unique_ptr<KvStorage> input_storage_;
   Scheduler scheduler_;
   ModelRunner runner_;
   StepPlan plan_;
@@ -66,5 +72,8 @@ class Engine {
 
 // The cache's spec for a model. UNITS: bytes inside.
 KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
+// The same for encoded inputs: what cross-attention of all decoder layers reads of a token.
+// REQUIRES: config.encoder_decoder.
+KvCacheSpec input_kv_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
 
 }  // namespace quipu

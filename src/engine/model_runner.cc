@@ -23,12 +23,20 @@ int first_logit_token(const ScheduledSequence& scheduled) {
 
 std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
   if (!plan.copies.empty()) copy_blocks(plan.copies);
+  encode_inputs(plan);
   build_batch(plan);
-  const ForwardBatch batch = {.token_ids = token_ids_,
-                              .positions = positions_,
-                              .query_start = query_start_,
-                              .groups = groups_,
-                              .logit_rows = logit_rows_};
+  ForwardBatch batch = {.token_ids = token_ids_,
+                        .positions = positions_,
+                        .query_start = query_start_,
+                        .groups = groups_,
+                        .logit_rows = logit_rows_};
+  if (inputs_ != nullptr) {
+    add_input_tables(plan);
+    batch.inputs = {.kv = inputs_->view().groups.front().kv,
+                    .block_tables = input_block_tables_,
+                    .block_table_stride = input_block_table_stride_,
+                    .lengths = input_lengths_};
+  }
   consume_logits(plan, model_.forward(batch, storage_.view()));
   return next_tokens_;
 }
@@ -41,6 +49,37 @@ void ModelRunner::copy_blocks(std::span<const KvCopy> copies) {
       if (copy.group == static_cast<int>(group)) copies_.push_back({copy.from, copy.to});
     }
     if (!copies_.empty()) backend_.copy_blocks(views[group].kv, copies_);
+  }
+}
+
+void ModelRunner::encode_inputs(const StepPlan& plan) {
+  for (const EncodeTask& task : plan.encodes) {
+    const int block_tokens = inputs_->spec().block_tokens;
+    input_slots_.clear();
+    for (int64_t t = 0; t < static_cast<int64_t>(task.input.size()); ++t) {
+      const int64_t block = task.blocks[static_cast<size_t>(t / block_tokens)].value();
+      input_slots_.push_back(block * block_tokens + t % block_tokens);
+    }
+    model_.encode({.token_ids = task.input, .slot_mapping = input_slots_},
+                  inputs_->view().groups.front().kv);
+  }
+}
+
+// Where each sequence of the batch finds its encoded input.
+void ModelRunner::add_input_tables(const StepPlan& plan) {
+  input_lengths_.clear();
+  input_block_table_stride_ = 0;
+  for (const ScheduledSequence& scheduled : plan.sequences) {
+    input_block_table_stride_ =
+        std::max(input_block_table_stride_, scheduled.sequence->encoding.blocks().size());
+  }
+  input_block_tables_.assign(input_block_table_stride_ * plan.sequences.size(), -1);
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const EncodingRef& encoding = plan.sequences[s].sequence->encoding;
+    input_lengths_.push_back(static_cast<int32_t>(encoding.num_tokens()));
+    for (size_t b = 0; b < encoding.blocks().size(); ++b) {
+      input_block_tables_[s * input_block_table_stride_ + b] = encoding.blocks()[b].id().value();
+    }
   }
 }
 

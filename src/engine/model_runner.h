@@ -14,10 +14,12 @@ namespace quipu {
 
 class ModelRunner {
  public:
-  ModelRunner(Model& model, Backend& backend, KvStorage& storage)
+  // `inputs`: the storage of encoded inputs; null for models without an encoder.
+  ModelRunner(Model& model, Backend& backend, KvStorage& storage, KvStorage* inputs)
       : model_(model),
         backend_(backend),
         storage_(storage),
+        inputs_(inputs),
         group_arrays_(storage.spec().groups.size()) {}
 
   // Copies blocks, computes the plan's tokens, shows wanted logits to their observers, and samples.
@@ -27,14 +29,17 @@ class ModelRunner {
 
  private:
   void copy_blocks(std::span<const KvCopy> copies);
+  void encode_inputs(const StepPlan& plan);
   void build_batch(const StepPlan& plan);
   void build_group(const StepPlan& plan, int group);
+  void add_input_tables(const StepPlan& plan);
   void add_logit_rows(const ScheduledSequence& scheduled, int32_t first_row);
   void consume_logits(const StepPlan& plan, std::span<const float> logits);
 
   Model& model_;
   Backend& backend_;
   KvStorage& storage_;
+  KvStorage* inputs_;
 
   // Where the tokens lie in one stream group. SHAPE: as in GroupBatch.
   struct GroupArrays {
@@ -48,6 +53,9 @@ class ModelRunner {
   std::vector<GroupArrays> group_arrays_;  // SHAPE: [groups]
   std::vector<GroupBatch> groups_;         // views of them
   std::vector<BlockCopy> copies_;          // of one group
+  std::vector<int64_t> input_slots_;       // of one input
+  std::vector<int32_t> input_block_tables_, input_lengths_;
+  size_t input_block_table_stride_ = 0;
   std::vector<TokenId> next_tokens_;
 };
 

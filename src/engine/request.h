@@ -35,6 +35,9 @@ using LogitsObserver = std::function<void(int64_t position, std::span<const floa
 struct Request {
   RequestId id;
   std::vector<TokenId> prompt;  // REQUIRES: not empty
+  // Encoder-decoder models: what the encoder reads; the prompt is then the beginning of the
+  // decoder's tokens, such as decoder_start_token. Empty for all others.
+  std::vector<TokenId> input;
   SamplingParams sampling;
   int64_t max_tokens = 0;            // output tokens; 0: only compute the prompt
   std::vector<TokenId> stop_tokens;  // end the output; they are not part of it
@@ -50,6 +53,8 @@ struct RequestStats {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t cached_tokens = 0;  // prompt tokens whose keys and values were already there
+  int64_t input_tokens = 0;   // of the encoder
+  int64_t cached_input_tokens = 0;
   int preemptions = 0;
   int64_t submitted_ns = 0;
   std::optional<int64_t> started_ns;      // first scheduled

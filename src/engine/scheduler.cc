@@ -29,6 +29,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, 
     : config_(config),
       clock_(clock),
       cache_(with_chunk(cache, config), clock),
+      inputs_(config.inputs ? std::make_unique<EncodingCache>(*config.inputs) : nullptr),
       token_limit_(std::min(config.context_length,
                             cache_.sequence_tokens_max().value_or(config.context_length))) {
   QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 &&
@@ -38,8 +39,34 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, 
   QUIPU_CHECK(config.keep_kv || !cache.publish, "a cache that keeps nothing must not publish");
 }
 
+Status Scheduler::check_input(const Request& request) const {
+  const auto tokens = static_cast<int64_t>(request.input.size());
+  if (inputs_ == nullptr) {
+    if (tokens == 0) return Status::ok_status();
+    return make_error(ErrorCode::kInvalidArgument,
+                      "an input of {} tokens for an encoder, but this model has none", tokens);
+  }
+  if (tokens == 0)
+    return make_error(ErrorCode::kInvalidArgument, "the input has no tokens to encode");
+  if (tokens > config_.context_length) {
+    return make_error(ErrorCode::kResourceExhausted,
+                      "the input has {} tokens and the encoder takes {}; shorten it or raise "
+                      "--ctx-size",
+                      tokens, config_.context_length);
+  }
+  if (tokens > inputs_->input_limit()) {
+    return make_error(
+        ErrorCode::kResourceExhausted,
+        "the input has {} tokens and the cache for encoded inputs holds {} ({} blocks "
+        "of {}); raise --kv-memory",
+        tokens, inputs_->input_limit(), inputs_->total_blocks(), inputs_->block_tokens());
+  }
+  return Status::ok_status();
+}
+
 Status Scheduler::submit(Request request) {
   QUIPU_RETURN_IF_ERROR(request.sampling.validate());
+  QUIPU_RETURN_IF_ERROR(check_input(request));
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
   if (prompt_tokens == 0)
     return make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
@@ -62,6 +89,11 @@ Status Scheduler::submit(Request request) {
   auto sequence =
       std::make_unique<Sequence>(std::move(request), cache_.make_sequence(tokens_max), tokens_max);
   sequence->stats.submitted_ns = clock_.now_ns();
+  if (inputs_ != nullptr) {
+    sequence->input_key = inputs_->key(sequence->request.cache_salt, sequence->request.input);
+    // What the decoder computes depends on the input: equal prefixes of different inputs differ.
+    sequence->kv.salt += "\ninput " + sequence->input_key.to_hex();
+  }
   waiting_.push_back(std::move(sequence));
   return Status::ok_status();
 }
@@ -110,8 +142,8 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
     if (one_behind != decoding) continue;
     const int count = chunk_for(sequence, budget);
     const int64_t end = sequence.num_computed_tokens() + count;
-    bool fits = cache_.reserve(sequence.kv, end);
-    while (!fits && preempt_last(sequence, plan)) fits = cache_.reserve(sequence.kv, end);
+    bool fits = take_room(sequence, end, plan);
+    while (!fits && preempt_last(sequence, plan)) fits = take_room(sequence, end, plan);
     if (!fits) continue;  // it preempted itself, or waits for those before it
     plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
     budget -= count;
@@ -125,10 +157,13 @@ void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
       ++next;  // others may pass: it will need less when its time comes
       continue;
     }
-    if (!start(**next, plan)) return;  // first come, first served
+    const int64_t encoded = encoder_work(**next);
+    if (encoded > budget && !plan.encodes.empty()) return;  // one that does not fit, each step
+    if (!start(**next, plan)) return;                       // first come, first served
     running_.push_back(std::move(*next));
     next = waiting_.erase(next);
     Sequence& sequence = *running_.back();
+    budget = static_cast<int>(std::max<int64_t>(1, budget - encoded));  // its decoder starts too
     const int count = chunk_for(sequence, budget);
     plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
     budget -= count;
@@ -138,6 +173,7 @@ void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
 // Takes what is cached of a waiting sequence and reserves room for the rest of its tokens. False
 // when it must wait for running sequences to end; it then holds no block.
 bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
+  if (!can_encode(sequence)) return false;
   const size_t copies_before = plan.copies.size();
   cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
   if (!cache_.can_grow_to(sequence.kv, sequence.num_tokens()) ||
@@ -154,7 +190,41 @@ bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
   if (!sequence.stats.started_ns.has_value()) {
     sequence.stats.started_ns = clock_.now_ns();
     sequence.stats.cached_tokens = sequence.num_computed_tokens();
+    sequence.stats.cached_input_tokens = sequence.num_input_tokens() - encoder_work(sequence);
   }
+  encode(sequence, plan);
+  return true;
+}
+
+// Tokens of the input that are not encoded yet.
+int64_t Scheduler::encoder_work(const Sequence& sequence) const {
+  if (inputs_ == nullptr || inputs_->contains(sequence.input_key)) return 0;
+  return sequence.num_input_tokens();
+}
+
+bool Scheduler::can_encode(const Sequence& sequence) const {
+  return inputs_ == nullptr || sequence.encoding.valid() ||
+         inputs_->can_acquire(sequence.input_key, sequence.num_input_tokens());
+}
+
+// Gives the sequence its encoded input; the step encodes it where nobody has. REQUIRES: can_encode.
+void Scheduler::encode(Sequence& sequence, StepPlan& plan) {
+  if (inputs_ == nullptr || sequence.encoding.valid()) return;
+  std::optional<EncodingCache::Acquired> acquired =
+      inputs_->acquire(sequence.input_key, sequence.num_input_tokens());
+  QUIPU_CHECK(acquired.has_value(), "no room for an input of {} tokens",
+              sequence.num_input_tokens());
+  sequence.encoding = std::move(acquired->encoding);
+  if (acquired->encoded) return;
+  EncodeTask task{sequence.request.input, {}};
+  for (const BlockRef& block : sequence.encoding.blocks()) task.blocks.push_back(block.id());
+  plan.encodes.push_back(std::move(task));
+}
+
+// Room for a running sequence's tokens up to `end`, and for its input. False: not enough.
+bool Scheduler::take_room(Sequence& sequence, int64_t end, StepPlan& plan) {
+  if (!can_encode(sequence) || !cache_.reserve(sequence.kv, end)) return false;
+  encode(sequence, plan);
   return true;
 }
 
@@ -199,6 +269,7 @@ bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
   std::erase_if(plan.sequences, [&](const ScheduledSequence& s) { return s.sequence == &victim; });
   const bool preempts_itself = &victim == &needy;
   cache_.release(victim.kv, victim.tokens);
+  victim.encoding.release();
   ++victim.stats.preemptions;
   waiting_.push_front(std::move(running_.back()));
   running_.pop_back();
@@ -240,6 +311,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
       event.token = token;
     } else if (!config_.keep_kv) {
       cache_.release(sequence.kv, sequence.tokens);
+      sequence.encoding.release();
     }
     events.push_back(std::move(event));
   }
@@ -261,12 +333,16 @@ StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason rea
   event.finish = reason;
   event.stats = sequence->stats;
   cache_.release(sequence->kv, sequence->tokens);
+  sequence->encoding.release();
   return event;
 }
 
 void Scheduler::check_invariants() const {
   cache_.check_invariants();
+  if (inputs_ != nullptr) inputs_->check_invariants();
   for (const auto& sequence : waiting_) {
+    QUIPU_CHECK(!sequence->encoding.valid(), "waiting request {} holds an encoded input",
+                sequence->request.id.value());
     QUIPU_CHECK(sequence->kv.num_blocks() == 0, "waiting request {} holds {} blocks",
                 sequence->request.id.value(), sequence->kv.num_blocks());
   }

@@ -5,7 +5,12 @@
 // another is just computing waits for it, so that the shared part is computed once. When blocks run
 // out, cached ones are evicted; then the running sequence that arrived last is preempted: its
 // blocks become cached, and later it goes on from what is left of them. No request is lost: each
-// ends with exactly one finish reason. plan() and commit() are the only places that change
+// ends with exactly one finish reason.
+//
+// A request with an input for an encoder has it encoded in the step in which it starts, unless an
+// equal input is encoded already; the input's tokens count in the step's budget. A step encodes
+// what fits into the budget, or one input that does not. Prefixes of the decoder are shared only
+// where the inputs are equal. plan() and commit() are the only places that change
 // sequences and blocks, and they touch no KV byte.
 //
 // Invariants (check_invariants):
@@ -26,6 +31,7 @@
 #include "base/status.h"
 #include "engine/request.h"
 #include "engine/sequence.h"
+#include "kv/encoding_cache.h"
 #include "kv/kv_cache.h"
 
 namespace quipu {
@@ -39,6 +45,8 @@ struct SchedulerConfig {
   // False: nothing computed is kept from one step to the next (the textbook baseline without a KV
   // cache); every step recomputes the whole sequence. REQUIRES: then the cache does not publish.
   bool keep_kv = true;
+  // The pool for encoded inputs, of an encoder-decoder model; nothing for all others.
+  std::optional<EncodingCacheConfig> inputs;
 };
 
 // One sequence's share of a step: tokens [first_position, first_position + num_tokens).
@@ -51,13 +59,21 @@ struct ScheduledSequence {
   bool reaches_end() const { return first_position + num_tokens == sequence->num_tokens(); }
 };
 
+// An input to be encoded into these blocks of the pool for encoded inputs.
+struct EncodeTask {
+  std::vector<TokenId> input;
+  std::vector<BlockId> blocks;
+};
+
 struct StepPlan {
   std::vector<ScheduledSequence> sequences;
-  std::vector<KvCopy> copies;  // to be done before the step computes
+  std::vector<KvCopy> copies;       // to be done before the step computes
+  std::vector<EncodeTask> encodes;  // in order, before the decoder computes
   bool empty() const { return sequences.empty(); }
   void clear() {
     sequences.clear();
     copies.clear();
+    encodes.clear();
   }
 };
 
@@ -98,6 +114,9 @@ class Scheduler {
   int64_t token_limit() const { return token_limit_; }
   const KvCache& cache() const { return cache_; }
   KvCache& cache() { return cache_; }
+  // Null for models without an encoder.
+  const EncodingCache* inputs() const { return inputs_.get(); }
+  EncodingCache* inputs() { return inputs_.get(); }
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
 
@@ -108,7 +127,12 @@ class Scheduler {
 
   void schedule_running(StepPlan& plan, int& budget, bool decoding);
   void admit_waiting(StepPlan& plan, int& budget);
+  Status check_input(const Request& request) const;
   bool start(Sequence& sequence, StepPlan& plan);
+  int64_t encoder_work(const Sequence& sequence) const;
+  bool can_encode(const Sequence& sequence) const;
+  void encode(Sequence& sequence, StepPlan& plan);
+  bool take_room(Sequence& sequence, int64_t end, StepPlan& plan);
   bool waits_for_prefix(const Sequence& sequence);
   int64_t reuse_max(const Sequence& sequence) const;
   int chunk_for(const Sequence& sequence, int budget) const;
@@ -119,8 +143,9 @@ class Scheduler {
   SchedulerConfig config_;
   const Clock& clock_;
   KvCache cache_;
+  std::unique_ptr<EncodingCache> inputs_;
   int64_t token_limit_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;  // after cache_: sequences give their blocks back
+  std::deque<std::unique_ptr<Sequence>> waiting_;  // after the caches: sequences hold their blocks
   SequenceList running_;                           // in order of arrival
   std::vector<StepEvent> cancelled_;
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "kv/encoding_cache.h"
 #include "kv/kv_cache.h"
 #include "sample/sampler.h"
 
@@ -26,17 +27,21 @@ struct Sequence {
     tokens = request.prompt;
     kv.salt = request.cache_salt;
     kv.retention = request.retention;
-    stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+    stats.prompt_tokens = num_prompt_tokens();
+    stats.input_tokens = num_input_tokens();
   }
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
   int64_t num_computed_tokens() const { return kv.num_tokens(); }
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
+  int64_t num_input_tokens() const { return static_cast<int64_t>(request.input.size()); }
   int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens(); }
 
   const Request request;
   std::vector<TokenId> tokens;
   SequenceKv kv;
+  BlockKey input_key;    // of the encoder's input
+  EncodingRef encoding;  // of the input; held while the sequence runs
   Sampler sampler;
   int64_t num_observed_tokens = 0;  // positions whose logits were shown to on_logits
   RequestStats stats;

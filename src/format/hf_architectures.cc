@@ -1,5 +1,6 @@
 #include "format/hf_architectures.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -60,6 +61,55 @@ constexpr TensorRule kStarcoderLayers[] = {
     {"ln_2", "ffn_norm"},  {"mlp.c_fc", "ffn_up"},      {"mlp.c_proj", "ffn_down"},
 };
 
+constexpr TensorRule kT5Globals[] = {
+    {"shared", "token_embd"},
+    {"encoder.final_layer_norm", "enc.output_norm"},
+    {"decoder.final_layer_norm", "dec.output_norm"},
+    {"lm_head", "output"},
+};
+
+constexpr TensorRule kT5Encoder[] = {
+    {"layer.0.layer_norm", "attn_norm"},
+    {"layer.0.SelfAttention.q", "attn_q"},
+    {"layer.0.SelfAttention.k", "attn_k"},
+    {"layer.0.SelfAttention.v", "attn_v"},
+    {"layer.0.SelfAttention.o", "attn_o"},
+    {"layer.0.SelfAttention.relative_attention_bias", "attn_rel_b"},
+    {"layer.1.layer_norm", "ffn_norm"},
+    {"layer.1.DenseReluDense.wi", "ffn_up"},
+    {"layer.1.DenseReluDense.wi_0", "ffn_gate"},
+    {"layer.1.DenseReluDense.wi_1", "ffn_up"},
+    {"layer.1.DenseReluDense.wo", "ffn_down"},
+};
+
+constexpr TensorRule kT5Decoder[] = {
+    {"layer.0.layer_norm", "attn_norm"},
+    {"layer.0.SelfAttention.q", "attn_q"},
+    {"layer.0.SelfAttention.k", "attn_k"},
+    {"layer.0.SelfAttention.v", "attn_v"},
+    {"layer.0.SelfAttention.o", "attn_o"},
+    {"layer.0.SelfAttention.relative_attention_bias", "attn_rel_b"},
+    {"layer.1.layer_norm", "cross_attn_norm"},
+    {"layer.1.EncDecAttention.q", "cross_attn_q"},
+    {"layer.1.EncDecAttention.k", "cross_attn_k"},
+    {"layer.1.EncDecAttention.v", "cross_attn_v"},
+    {"layer.1.EncDecAttention.o", "cross_attn_o"},
+    {"layer.2.layer_norm", "ffn_norm"},
+    {"layer.2.DenseReluDense.wi", "ffn_up"},
+    {"layer.2.DenseReluDense.wi_0", "ffn_gate"},
+    {"layer.2.DenseReluDense.wi_1", "ffn_up"},
+    {"layer.2.DenseReluDense.wo", "ffn_down"},
+};
+
+constexpr LayerStack kT5Stacks[] = {
+    {"encoder.block.", "enc.blk.", kT5Encoder},
+    {"decoder.block.", "dec.blk.", kT5Decoder},
+};
+
+// Copies of "shared", and a table that old checkpoints hold and nothing reads.
+constexpr std::string_view kT5Ignored[] = {".embed_tokens.weight",
+                                           ".EncDecAttention.relative_attention_bias.weight"};
+
 constexpr std::string_view kLlamaIgnored[] = {".rotary_emb.inv_freq"};
 constexpr std::string_view kGpt2Ignored[] = {".attn.bias", ".attn.masked_bias"};
 
@@ -75,6 +125,11 @@ constexpr HfArchitecture gpt2_like(std::string_view model_type, std::string_view
           kGpt2Globals, layers,    kGpt2Ignored,        true,           1e-5};
 }
 
+constexpr HfArchitecture t5_like(std::string_view model_type) {
+  return {model_type, "t5", ConfigFamily::kT5, "", "", kT5Globals, {}, kT5Ignored,
+          true,       1e-6, kT5Stacks};
+}
+
 constexpr std::array kArchitectures = {
     llama_like("llama", "llama", kLlamaLayers),
     llama_like("mistral", "llama", kLlamaLayers),
@@ -82,7 +137,15 @@ constexpr std::array kArchitectures = {
     llama_like("qwen3", "qwen3", kQwenLayers),
     gpt2_like("gpt2", "gpt2", kGpt2Layers),
     gpt2_like("gpt_bigcode", "starcoder", kStarcoderLayers),
+    t5_like("t5"),
+    t5_like("mt5"),
 };
+
+// Models without a decoder, by model_type.
+constexpr std::string_view kEncoders[] = {
+    "albert",     "bert",     "camembert", "deberta",     "deberta-v2",  "distilbert",    "electra",
+    "ernie",      "eurobert", "flaubert",  "longformer",  "mobilebert",  "modernbert",    "mpnet",
+    "nomic_bert", "roberta",  "roformer",  "squeezebert", "xlm-roberta", "xlm-roberta-xl"};
 
 const TensorRule* find_rule(std::span<const TensorRule> rules, std::string_view name) {
   for (const TensorRule& rule : rules) {
@@ -108,9 +171,21 @@ Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type,
     supported += supported.empty() ? "" : ", ";
     supported += architecture.model_type;
   }
+  if (std::ranges::find(kEncoders, model_type) != std::end(kEncoders))
+    return encoder_only_error(model_type).with_context(file);
   return make_error(ErrorCode::kUnsupported,
                     "{}: architecture '{}' (model_type) is not supported; supported: {}", file,
                     printable(model_type), supported);
+}
+
+Status encoder_only_error(std::string_view architecture) {
+  return make_error(
+      ErrorCode::kUnsupported,
+      "architecture '{}' is an encoder without a decoder: its whole input attends to itself at "
+      "once and nothing is appended to it, so it generates no text, and there is no KV cache, "
+      "because no token's keys and values are used again by a later one; quipu runs decoders "
+      "(llama, qwen3, ...) and encoder-decoder models (t5, transformer)",
+      printable(architecture));
 }
 
 NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view name) {
@@ -126,21 +201,30 @@ NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view 
   rest.remove_suffix(suffix.size());
   if (suffix.empty()) return {NameKind::kUnknown, {}};
   const bool is_bias = suffix == ".bias";
+  std::string_view block_prefix = "blk.";
+  std::string_view layer_prefix = architecture.layer_prefix;
+  std::span<const TensorRule> layer_rules = architecture.layers;
+  for (const LayerStack& stack : architecture.stacks) {
+    if (!rest.starts_with(stack.prefix)) continue;
+    block_prefix = stack.gguf_prefix;
+    layer_prefix = stack.prefix;
+    layer_rules = stack.rules;
+  }
   const auto mapped = [&](const TensorRule* rule, std::optional<int64_t> layer) -> NameLookup {
     if (rule == nullptr) return {NameKind::kUnknown, {}};
     const RowOrder order =
         is_bias && rule->order == RowOrder::kTransposed ? RowOrder::kSame : rule->order;
-    const std::string block = layer ? fmt::format("blk.{}.", *layer) : "";
+    const std::string block = layer ? fmt::format("{}{}.", block_prefix, *layer) : "";
     return {NameKind::kMapped,
             {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, layer}};
   };
-  if (!consume(rest, architecture.layer_prefix))
+  if (layer_prefix.empty() || !consume(rest, layer_prefix))
     return mapped(find_rule(architecture.globals, rest), std::nullopt);
   int32_t layer = -1;
   const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
   rest.remove_prefix(static_cast<size_t>(end - rest.data()));
   if (error != std::errc() || layer < 0 || !consume(rest, ".")) return {NameKind::kUnknown, {}};
-  return mapped(find_rule(architecture.layers, rest), layer);
+  return mapped(find_rule(layer_rules, rest), layer);
 }
 
 }  // namespace quipu

@@ -34,7 +34,14 @@ struct TensorRule {
   RowOrder order = RowOrder::kSame;
 };
 
-enum class ConfigFamily { kLlama, kGpt2 };
+enum class ConfigFamily { kLlama, kGpt2, kT5 };
+
+// One of several stacks of layers: "encoder.block.3.layer.0.SelfAttention.q" -> "enc.blk.3.attn_q".
+struct LayerStack {
+  std::string_view prefix;       // before the layer number: "encoder.block."
+  std::string_view gguf_prefix;  // "enc.blk."
+  std::span<const TensorRule> rules;
+};
 
 struct HfArchitecture {
   std::string_view model_type;  // "model_type" of config.json
@@ -47,11 +54,16 @@ struct HfArchitecture {
   std::span<const std::string_view> ignored;  // ends of names that hold no weights, such as masks
   bool tied_by_default;  // tie_word_embeddings when the configuration does not say
   double rms_epsilon_default;
+  std::span<const LayerStack> stacks = {};  // instead of layer_prefix and layers, where not empty
 };
 
-// ERRORS: kUnsupported with the supported ones for any other name.
+// ERRORS: kUnsupported, for an encoder with the reason why it generates nothing, for any other name
+// with the supported ones.
 Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type,
                                                    std::string_view file);
+
+// Why a model that is only an encoder cannot be asked to generate.
+Status encoder_only_error(std::string_view architecture);
 
 struct MappedName {
   std::string gguf_name;  // with ".weight" or ".bias"

@@ -25,6 +25,7 @@ class ConfigBuilder {
   Status build() {
     QUIPU_RETURN_IF_ERROR(refuse_quantized());
     if (config_.architecture->family == ConfigFamily::kLlama) return build_llama();
+    if (config_.architecture->family == ConfigFamily::kT5) return build_t5();
     return build_gpt2();
   }
 
@@ -86,6 +87,7 @@ class ConfigBuilder {
   Status read_llama3(const JsonReader& scaling, double factor, double theta, int64_t head_dim,
                      int64_t context);
   Status build_gpt2();
+  Status build_t5();
   Status read_tied();
 
   const JsonReader& json_;
@@ -284,6 +286,46 @@ Status ConfigBuilder::build_gpt2() {
   set_size("attention.head_count_kv", config_.head_count_kv);
   QUIPU_ASSIGN_OR_RETURN(const auto epsilon, json_.get_number("layer_norm_epsilon"));
   set("attention.layer_norm_epsilon", epsilon.value_or(1e-5));
+  return read_tied();
+}
+
+Status ConfigBuilder::build_t5() {
+  QUIPU_ASSIGN_OR_RETURN(const auto feed_forward, json_.get_string("feed_forward_proj"));
+  if (feed_forward && *feed_forward != "relu" && *feed_forward != "gated-gelu") {
+    return unsupported("'feed_forward_proj' is '{}'; quipu supports relu and gated-gelu",
+                       printable(*feed_forward));
+  }
+  QUIPU_ASSIGN_OR_RETURN(const int64_t encoder_layers,
+                         json_.require_int("num_layers", 1, kLayersMax));
+  QUIPU_ASSIGN_OR_RETURN(const auto decoder_layers,
+                         json_.get_int("num_decoder_layers", 1, kLayersMax));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t hidden, require_size("d_model"));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t inner, require_size("d_ff"));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t head_dim, require_size("d_kv"));
+  QUIPU_ASSIGN_OR_RETURN(config_.head_count, require_size("num_heads"));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t context, size_or("n_positions", 512));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t buckets, size_or("relative_attention_num_buckets", 32));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t distance, size_or("relative_attention_max_distance", 128));
+  QUIPU_ASSIGN_OR_RETURN(const auto start, json_.get_int("decoder_start_token_id", 0, INT32_MAX));
+  QUIPU_ASSIGN_OR_RETURN(const auto padding, json_.get_int("pad_token_id", 0, INT32_MAX));
+  QUIPU_ASSIGN_OR_RETURN(const auto epsilon, json_.get_number("layer_norm_epsilon"));
+  config_.head_count_kv = config_.head_count;
+  config_.block_count = std::max(encoder_layers, decoder_layers.value_or(encoder_layers));
+  set_size("context_length", context);
+  set_size("embedding_length", hidden);
+  set_size("block_count", encoder_layers);
+  set_size("decoder_block_count", decoder_layers.value_or(encoder_layers));
+  set_size("feed_forward_length", inner);
+  set_size("attention.head_count", config_.head_count);
+  set_size("attention.key_length", head_dim);
+  set_size("attention.value_length", head_dim);
+  set_size("attention.relative_buckets_count", buckets);
+  // Not one of GGUF's keys: other readers take it to be 128.
+  if (distance != 128) set_size("attention.relative_max_distance", distance);
+  set_size("decoder_start_token_id", start.value_or(padding.value_or(0)));
+  const double norm_epsilon = epsilon.value_or(config_.architecture->rms_epsilon_default);
+  set("attention.layer_norm_epsilon", norm_epsilon);
+  set("attention.layer_norm_rms_epsilon", norm_epsilon);
   return read_tied();
 }
 

@@ -292,7 +292,7 @@ void HfModel::release(std::string_view name) const {
 
 std::optional<std::filesystem::path> HfModel::tokenizer_directory() const {
   std::error_code error;
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json"}) {
     if (std::filesystem::exists(directory_path_ / name, error)) return directory_path_;
   }
   return std::nullopt;

@@ -72,6 +72,60 @@ std::string llama_with(std::string_view member) {
          "}";
 }
 
+constexpr std::string_view kT5Config =
+    R"({"model_type":"t5","d_model":8,"d_kv":4,"d_ff":16,"num_layers":3,"num_heads":2,
+        "vocab_size":9,"feed_forward_proj":"gated-gelu","tie_word_embeddings":false,
+        "decoder_start_token_id":0,"relative_attention_max_distance":64})";
+
+TEST(HfConfig, T5BecomesGgufKeys) {
+  const auto config = config_of(kT5Config);
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  const Metadata& metadata = config->metadata;
+  EXPECT_EQ(metadata.get_string("general.architecture"), "t5");
+  EXPECT_EQ(metadata.get_int("t5.context_length"), 512);
+  EXPECT_EQ(metadata.get_int("t5.block_count"), 3);
+  EXPECT_EQ(metadata.get_int("t5.decoder_block_count"), 3);
+  EXPECT_EQ(metadata.get_int("t5.attention.key_length"), 4);
+  EXPECT_EQ(metadata.get_int("t5.attention.relative_buckets_count"), 32);
+  EXPECT_EQ(metadata.get_int("t5.attention.relative_max_distance"), 64);
+  EXPECT_FALSE(config->tied_embeddings);
+  std::string wrong(kT5Config);
+  wrong.replace(wrong.find("gated-gelu"), 10, "gated-silu");
+  EXPECT_EQ(config_of(wrong).status().code(), ErrorCode::kUnsupported);
+}
+
+TEST(HfArchitectures, T5NamesOfBothStacks) {
+  const HfArchitecture& t5 = *find_hf_architecture("t5", "config.json").value();
+  const std::pair<const char*, const char*> names[] = {
+      {"shared.weight", "token_embd.weight"},
+      {"encoder.block.1.layer.0.SelfAttention.q.weight", "enc.blk.1.attn_q.weight"},
+      {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+       "enc.blk.0.attn_rel_b.weight"},
+      {"decoder.block.2.layer.1.EncDecAttention.o.weight", "dec.blk.2.cross_attn_o.weight"},
+      {"decoder.block.2.layer.2.DenseReluDense.wi_0.weight", "dec.blk.2.ffn_gate.weight"},
+      {"decoder.final_layer_norm.weight", "dec.output_norm.weight"}};
+  for (const auto& [from, to] : names) {
+    const NameLookup lookup = map_tensor_name(t5, from);
+    ASSERT_EQ(lookup.kind, NameKind::kMapped) << from;
+    EXPECT_EQ(lookup.mapped.gguf_name, to);
+  }
+  EXPECT_EQ(map_tensor_name(t5, "decoder.embed_tokens.weight").kind, NameKind::kIgnored);
+  EXPECT_EQ(map_tensor_name(t5, "encoder.block.1.layer.1.EncDecAttention.q.weight").kind,
+            NameKind::kUnknown);
+  EXPECT_EQ(map_tensor_name(t5, "encoder.block.x.layer.0.layer_norm.weight").kind,
+            NameKind::kUnknown);
+}
+
+TEST(HfConfig, AnEncoderAloneSaysWhyThereIsNoKvCache) {
+  for (const char* name : {"bert", "roberta", "distilbert"}) {
+    const Status status =
+        config_of(fmt::format(R"({{"model_type":"{}","hidden_size":8}})", name)).status();
+    EXPECT_EQ(status.code(), ErrorCode::kUnsupported);
+    for (const char* part : {name, "no KV cache", "config.json"})
+      EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  }
+}
+
 TEST(HfConfig, SlidingWindowOnlyWhereItIsOn) {
   EXPECT_EQ(config_of(llama_with(R"("sliding_window":4096)"))
                 ->metadata.get_int("llama.attention.sliding_window"),

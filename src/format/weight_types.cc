@@ -18,10 +18,19 @@ bool is_four_or_five_bits(DType type) {
   }
 }
 
+// "blk.", also of an encoder's or a decoder's stack, taken off. False, and no change, without it.
+bool consume_block(std::string_view& name) {
+  std::string_view rest = name;
+  if (rest.starts_with("enc.") || rest.starts_with("dec.")) rest.remove_prefix(4);
+  if (!rest.starts_with("blk.")) return false;
+  name = rest;
+  return true;
+}
+
 // The layer of "blk.7.ffn_down.weight"; -1 for other names.
 int64_t layer_of(std::string_view name) {
   int64_t layer = -1;
-  if (name.starts_with("blk.")) std::from_chars(name.data() + 4, name.data() + name.size(), layer);
+  if (consume_block(name)) std::from_chars(name.data() + 4, name.data() + name.size(), layer);
   return layer;
 }
 
@@ -34,7 +43,10 @@ bool is_sensitive_layer(int64_t layer, int64_t count) {
 
 bool is_linear_weight(std::string_view name, const Shape& shape) {
   if (shape.size() != 2 || !name.ends_with(".weight")) return false;
-  return name == "output.weight" || (name.starts_with("blk.") && !name.ends_with("_norm.weight"));
+  if (name == "output.weight") return true;
+  // A relative position bias is looked up, not multiplied.
+  return consume_block(name) && !name.ends_with("_norm.weight") &&
+         !name.ends_with(".attn_rel_b.weight");
 }
 
 DType fitting_dtype(DType wanted, int64_t columns) {
@@ -45,7 +57,8 @@ DType fitting_dtype(DType wanted, int64_t columns) {
 }
 
 DType mixed_dtype(const QuantMix& mix, std::string_view name, const Shape& shape) {
-  const bool embedding = name == "token_embd.weight" && shape.size() == 2;
+  const bool embedding =
+      (name == "token_embd.weight" || name == "enc.token_embd.weight") && shape.size() == 2;
   if (!embedding && !is_linear_weight(name, shape)) return DType::kF32;
   DType type = mix.type;
   const bool head = name == "output.weight" || (embedding && mix.tied_embeddings);

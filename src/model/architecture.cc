@@ -1,5 +1,9 @@
 #include "model/architecture.h"
 
+#include <algorithm>
+
+#include "format/hf_architectures.h"
+
 namespace quipu {
 
 namespace {
@@ -10,9 +14,21 @@ constexpr Architecture kArchitectures[] = {
     {"qwen3", "Qwen 3 (dense)", read_qwen3_config},
     {"gpt2", "GPT-2", read_gpt2_config},
     {"starcoder", "StarCoder 1 (multi-query)", read_starcoder_config},
+    {"t5", "T5 1.0 and 1.1, Flan-T5 (encoder-decoder)", read_t5_config},
+    {"transformer", "the original Transformer: Marian, OpenNMT (encoder-decoder)",
+     read_transformer_config},
 };
 
+// Models without a decoder. SOURCE: GGUF's names.
+constexpr std::string_view kEncoders[] = {
+    "bert",         "modern-bert",  "neo-bert",        "nomic-bert", "nomic-bert-moe",
+    "jina-bert-v2", "jina-bert-v3", "gemma-embedding", "t5encoder",  "eurobert"};
+
 }  // namespace
+
+bool is_encoder_only(std::string_view name) {
+  return std::ranges::find(kEncoders, name) != std::end(kEncoders);
+}
 
 std::span<const Architecture> all_architectures() { return kArchitectures; }
 
@@ -24,6 +40,7 @@ Result<const Architecture*> find_architecture(const Metadata& metadata) {
     supported += supported.empty() ? "" : ", ";
     supported += architecture.name;
   }
+  if (is_encoder_only(name)) return encoder_only_error(name);
   return make_error(ErrorCode::kUnsupported, "architecture '{}' is not supported; supported: {}",
                     name, supported);
 }

@@ -20,9 +20,12 @@ struct Architecture {
 
 std::span<const Architecture> all_architectures();
 
-// ERRORS: kUnsupported with the list of supported architectures; kCorruptData when the key is
-// absent.
+// ERRORS: kUnsupported with the list of supported architectures, or with the reason why an encoder
+// alone generates nothing; kCorruptData when the key is absent.
 Result<const Architecture*> find_architecture(const Metadata& metadata);
+
+// Whether GGUF's architecture of this name is an encoder without a decoder.
+bool is_encoder_only(std::string_view name);
 
 // One reader per architecture file.
 Result<ModelConfig> read_llama_config(const Metadata& metadata);
@@ -30,5 +33,7 @@ Result<ModelConfig> read_qwen2_config(const Metadata& metadata);
 Result<ModelConfig> read_qwen3_config(const Metadata& metadata);
 Result<ModelConfig> read_gpt2_config(const Metadata& metadata);
 Result<ModelConfig> read_starcoder_config(const Metadata& metadata);
+Result<ModelConfig> read_t5_config(const Metadata& metadata);
+Result<ModelConfig> read_transformer_config(const Metadata& metadata);
 
 }  // namespace quipu

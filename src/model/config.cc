@@ -166,4 +166,25 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
   return config;
 }
 
+Result<EncoderDecoderConfig> read_encoder_decoder_config(const Metadata& metadata,
+                                                         ModelConfig& config) {
+  const std::string& arch = config.architecture;
+  EncoderDecoderConfig both;
+  both.encoder_block_count = config.block_count;
+  QUIPU_ASSIGN_OR_RETURN(const int64_t blocks, read_int(metadata, arch + ".decoder_block_count",
+                                                        config.block_count, 1, 10000));
+  config.block_count = static_cast<int>(blocks);
+  config.layer_windows.assign(static_cast<size_t>(blocks), 0);
+  // T5 begins with its padding token, 0.
+  QUIPU_ASSIGN_OR_RETURN(const int64_t start,
+                         read_int(metadata, arch + ".decoder_start_token_id", 0, 0, kDimensionMax));
+  both.decoder_start_token = static_cast<TokenId>(start);
+  return both;
+}
+
+Result<int64_t> read_bounded_int(const Metadata& metadata, const std::string& key, int64_t fallback,
+                                 int64_t low, int64_t high) {
+  return read_int(metadata, key, fallback, low, high);
+}
+
 }  // namespace quipu

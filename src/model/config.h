@@ -1,4 +1,5 @@
-// ModelConfig: the shape and the arithmetic of a decoder-only transformer, read from metadata.
+// ModelConfig: the shape and the arithmetic of a transformer, read from metadata: of a decoder, and
+// where encoder_decoder is set, of the encoder it attends to.
 //
 // Plain data. An architecture file (llama.cc, qwen3.cc, ...) fills it; the forward pass
 // (decoder.cc) reads it. Everything an architecture does differently is a field here, so that the
@@ -13,6 +14,7 @@
 #include "backend/backend.h"
 #include "base/status.h"
 #include "format/metadata.h"
+#include "model/encoder_decoder_config.h"
 
 namespace quipu {
 
@@ -62,6 +64,7 @@ struct ModelConfig {
   // Tokens that a query sees, itself included; 0: all before it. SHAPE: [block_count].
   std::vector<int> layer_windows;
   float attention_scale = 0;  // on q . k; 1/sqrt(key_length) unless an architecture says otherwise
+  std::optional<EncoderDecoderConfig> encoder_decoder;
 
   int query_width() const { return head_count * key_length; }
   int key_width() const { return head_count_kv * key_length; }
@@ -72,5 +75,14 @@ struct ModelConfig {
 // defaults, and checks that they make sense together.
 // ERRORS: kCorruptData with the key, expected and found.
 Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture);
+
+// Reads what encoder-decoder architectures share. The common ".block_count" is the encoder's; from
+// here on config.block_count is the decoder's. ERRORS: as read_common_config().
+Result<EncoderDecoderConfig> read_encoder_decoder_config(const Metadata& metadata,
+                                                         ModelConfig& config);
+
+// An integer key between `low` and `high`, or `fallback` when it is absent. ERRORS: kCorruptData.
+Result<int64_t> read_bounded_int(const Metadata& metadata, const std::string& key, int64_t fallback,
+                                 int64_t low, int64_t high);
 
 }  // namespace quipu

@@ -2,8 +2,6 @@
 
 namespace quipu {
 
-namespace {
-
 Result<Linear> bind_linear(WeightLoader& loader, const std::string& name, int64_t out_features,
                            int64_t in_features) {
   Linear linear;
@@ -18,6 +16,8 @@ Result<Norm> bind_norm(WeightLoader& loader, const std::string& name, int64_t di
   QUIPU_ASSIGN_OR_RETURN(norm.bias, loader.optional_vector(name + ".bias", dim));
   return norm;
 }
+
+namespace {
 
 Result<DecoderLayer> bind_layer(WeightLoader& loader, const ModelConfig& config, int index) {
   const std::string prefix = fmt::format("blk.{}.", index);

@@ -24,6 +24,11 @@ struct Norm {
   std::unique_ptr<DeviceBuffer> bias;    // SHAPE: [dim] or null
 };
 
+// "NAME.weight" with "NAME.bias" where the file has one. ERRORS: as WeightLoader.
+Result<Linear> bind_linear(WeightLoader& loader, const std::string& name, int64_t out_features,
+                           int64_t in_features);
+Result<Norm> bind_norm(WeightLoader& loader, const std::string& name, int64_t dim);
+
 struct DecoderLayer {
   Norm attention_norm;
   // Either one fused product whose rows are q | k | v, or three.

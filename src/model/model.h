@@ -27,6 +27,14 @@ struct GroupBatch {
   std::span<const int32_t> block_gaps;  // [S], or empty when no table has a gap
 };
 
+// Encoder-decoder models: the encoded input of each sequence, in the pool of cross-attention.
+struct EncodedInputs {
+  PagedKvView kv;
+  std::span<const int32_t> block_tables;  // [S, block_table_stride]
+  size_t block_table_stride = 0;
+  std::span<const int32_t> lengths;  // [S]: tokens
+};
+
 // SHAPE: T tokens, S sequences, R rows that need logits.
 // OWNS: nothing; all arrays live until the logits were read.
 struct ForwardBatch {
@@ -35,6 +43,14 @@ struct ForwardBatch {
   std::span<const int32_t> query_start;  // [S + 1]
   std::span<const GroupBatch> groups;    // one per group of the KvCacheView
   std::span<const int32_t> logit_rows;   // [R]: indices into the T tokens
+  EncodedInputs inputs;                  // of encoder-decoder models
+};
+
+// One input of an encoder-decoder model, and where its cross-attention keys and values go.
+// SHAPE: N tokens. OWNS: nothing.
+struct EncoderInput {
+  std::span<const int32_t> token_ids;     // [N]
+  std::span<const int64_t> slot_mapping;  // [N]: slots of the cross pool
 };
 
 struct ModelLoadOptions {
@@ -60,6 +76,14 @@ class Model {
   // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_length;
   // a place in `kv` for each layer.
   virtual std::span<const float> forward(const ForwardBatch& batch, const KvCacheView& kv) = 0;
+
+  // Encoder-decoder models (config().encoder_decoder) only; the others need none of it.
+  // Makes room for inputs of up to `tokens_max` tokens. ERRORS: kResourceExhausted.
+  virtual Status reserve_input(int64_t tokens_max);
+  // Runs the encoder and writes the keys and values of every decoder layer's cross-attention into
+  // `cross`, a pool with config().block_count layers. The bits depend on the input's tokens alone.
+  // REQUIRES: 0 < N <= reserved; token ids below input_vocab_size.
+  virtual void encode(const EncoderInput& input, const PagedKvView& cross);
 };
 
 // Checks names and shapes against the architecture, and repacks the weights for the backend.

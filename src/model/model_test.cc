@@ -4,7 +4,9 @@
 #include <vector>
 
 #include "model/architecture.h"
+#include "model/relative_bias.h"
 #include "model/rope.h"
+#include "model/sinusoid.h"
 
 namespace quipu {
 namespace {
@@ -55,6 +57,180 @@ TEST(Architecture, AnUnsupportedOneListsTheSupported) {
   for (const char* part : {"mamba", "llama", "qwen2", "qwen3", "gpt2", "starcoder"}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   }
+}
+
+TEST(Architecture, AnEncoderAloneSaysWhyThereIsNoKvCache) {
+  for (const char* name : {"bert", "nomic-bert", "t5encoder"}) {
+    Metadata metadata;
+    metadata.set("general.architecture", std::string(name));
+    const Status status = find_architecture(metadata).status();
+    EXPECT_EQ(status.code(), ErrorCode::kUnsupported);
+    for (const char* part : {name, "no KV cache", "nothing is appended"})
+      EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  }
+}
+
+Metadata transformer_metadata(const std::string& arch) {
+  Metadata metadata;
+  metadata.set("general.architecture", arch);
+  metadata.set(arch + ".context_length", uint64_t{512});
+  metadata.set(arch + ".embedding_length", uint64_t{64});
+  metadata.set(arch + ".block_count", uint64_t{6});
+  metadata.set(arch + ".feed_forward_length", uint64_t{128});
+  metadata.set(arch + ".attention.head_count", uint64_t{8});
+  return metadata;
+}
+
+TEST(EncoderDecoder, T5HasAsManyDecoderLayersAsTheFileSays) {
+  Metadata metadata = transformer_metadata("t5");
+  ModelConfig config = read_t5_config(metadata).value();
+  EXPECT_EQ(config.block_count, 6);
+  EXPECT_EQ(config.attention_scale, 1.0f);
+  EXPECT_EQ(config.encoder_decoder->relative_buckets, 32);
+  metadata.set("t5.decoder_block_count", uint64_t{2});
+  metadata.set("t5.decoder_start_token_id", uint64_t{3});
+  metadata.set("t5.attention.key_length", uint64_t{32});
+  metadata.set("t5.attention.value_length", uint64_t{32});
+  config = read_t5_config(metadata).value();
+  EXPECT_EQ(config.block_count, 2);
+  EXPECT_EQ(config.layer_windows.size(), 2u);
+  EXPECT_EQ(config.encoder_decoder->encoder_block_count, 6);
+  EXPECT_EQ(config.encoder_decoder->decoder_start_token, 3);
+  EXPECT_EQ(config.query_width(), 256);
+}
+
+TEST(EncoderDecoder, TransformerKeysAndTheirMistakes) {
+  Metadata metadata = transformer_metadata("transformer");
+  const ModelConfig plain = read_transformer_config(metadata).value();
+  EXPECT_EQ(plain.activation, Activation::kRelu);
+  EXPECT_EQ(plain.encoder_decoder->norm_placement, NormPlacement::kBefore);
+  EXPECT_EQ(plain.encoder_decoder->sinusoid->first_position, 0);
+  EXPECT_FLOAT_EQ(plain.attention_scale, 1 / std::sqrt(8.0f));
+  metadata.set("transformer.norm_placement", std::string("after"));
+  metadata.set("transformer.activation", std::string("silu"));
+  metadata.set("transformer.position.layout", std::string("interleaved"));
+  metadata.set("transformer.position.first", uint64_t{1});
+  const ModelConfig set = read_transformer_config(metadata).value();
+  EXPECT_EQ(set.encoder_decoder->norm_placement, NormPlacement::kAfter);
+  EXPECT_EQ(set.activation, Activation::kSilu);
+  EXPECT_EQ(set.encoder_decoder->sinusoid->layout, SinusoidConfig::Layout::kInterleaved);
+  struct Case {
+    const char* key;
+    MetadataValue value;
+  };
+  for (const Case& c : {Case{"transformer.norm_placement", std::string("between")},
+                        Case{"transformer.activation", uint64_t{1}},
+                        Case{"transformer.position.first", uint64_t{2}},
+                        Case{"transformer.embedding_scale", std::nan("")},
+                        Case{"transformer.context_length", uint64_t{1} << 20},
+                        Case{"transformer.decoder_block_count", uint64_t{0}},
+                        Case{"transformer.embedding_length", uint64_t{2}}}) {
+    Metadata wrong = metadata;
+    wrong.set(c.key, c.value);
+    const Status status = read_transformer_config(wrong).status();
+    EXPECT_FALSE(status.ok()) << c.key;
+  }
+}
+
+// Values of any kind in any key: refused, or a configuration whose numbers are usable.
+TEST(EncoderDecoder, MutatedMetadataIsRefusedOrUsable) {
+  const char* keys[] = {"context_length",
+                        "embedding_length",
+                        "block_count",
+                        "decoder_block_count",
+                        "feed_forward_length",
+                        "attention.head_count",
+                        "attention.head_count_kv",
+                        "attention.key_length",
+                        "attention.value_length",
+                        "decoder_start_token_id",
+                        "norm_placement",
+                        "activation",
+                        "embedding_scale",
+                        "position.layout",
+                        "position.frequencies",
+                        "position.first",
+                        "attention.relative_buckets_count",
+                        "attention.relative_max_distance"};
+  const MetadataValue values[] = {uint64_t{0},
+                                  uint64_t{1},
+                                  uint64_t{3},
+                                  uint64_t{6},
+                                  uint64_t{64},
+                                  uint64_t{1} << 40,
+                                  int64_t{-1},
+                                  INT64_MIN,
+                                  0.5,
+                                  std::nan(""),
+                                  1e300,
+                                  std::string("before"),
+                                  std::string("\xff"),
+                                  true,
+                                  std::vector<int64_t>{1, 2},
+                                  std::vector<std::string>{}};
+  uint64_t state = 9;
+  const auto next = [&](size_t bound) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return static_cast<size_t>((state >> 33) % bound);
+  };
+  int usable = 0;
+  for (int round = 0; round < 20000; ++round) {
+    const std::string arch = round % 2 ? "t5" : "transformer";
+    Metadata metadata = transformer_metadata(arch);
+    for (size_t change = 0; change <= next(3); ++change)
+      metadata.set(arch + "." + keys[next(std::size(keys))], values[next(std::size(values))]);
+    const Result<ModelConfig> config = find_architecture(metadata).value()->read_config(metadata);
+    if (!config.ok()) continue;
+    ++usable;
+    const EncoderDecoderConfig& both = *config->encoder_decoder;
+    ASSERT_GT(config->block_count, 0);
+    ASSERT_GT(both.encoder_block_count, 0);
+    ASSERT_GE(both.decoder_start_token, 0);
+    ASSERT_TRUE(std::isfinite(both.embedding_scale));
+    ASSERT_EQ(config->head_count % config->head_count_kv, 0);
+    if (both.sinusoid) ASSERT_EQ(config->embedding_length % 2, 0);
+    if (both.relative_buckets > 0) ASSERT_GT(both.relative_max_distance, both.relative_buckets / 2);
+  }
+  EXPECT_GT(usable, 1000);
+}
+
+// SOURCE: T5's definition, worked out by hand: half of the buckets for each direction, half of
+// those exact; the others at the powers of 16 ^ (1/8) times 8 (128 / 8 = 16).
+TEST(RelativeBias, BucketsOfThePaper) {
+  const auto both = [](int64_t d) { return relative_bucket(d, BiasDirection::kBoth, 32, 128); };
+  const auto back = [](int64_t d) { return relative_bucket(d, BiasDirection::kBackward, 32, 128); };
+  EXPECT_EQ(both(0), 0);
+  EXPECT_EQ(both(-7), 7);
+  EXPECT_EQ(both(7), 23);
+  EXPECT_EQ(both(-8), 8);
+  EXPECT_EQ(both(-16), 10);  // 8 * 16^(2/8)
+  EXPECT_EQ(both(-15), 9);
+  EXPECT_EQ(both(32), 28);
+  EXPECT_EQ(both(-64), 14);
+  EXPECT_EQ(both(-127), 15);
+  EXPECT_EQ(both(100000), 31);
+  EXPECT_EQ(back(5), 0);  // behind the query: nothing attends there
+  EXPECT_EQ(back(-15), 15);
+  EXPECT_EQ(back(-16), 16);
+  EXPECT_EQ(back(-128), 31);
+  for (int64_t d = 1; d < 300; ++d) EXPECT_GE(back(-d - 1), back(-d)) << d;
+}
+
+TEST(Sinusoids, FollowTheirConfiguration) {
+  using Config = SinusoidConfig;
+  const std::vector<float> tensor2tensor =
+      make_sinusoid_table({.first_position = 1}, /*positions=*/3, /*width=*/6);
+  EXPECT_NEAR(tensor2tensor[0], std::sin(1.0), 1e-6);
+  EXPECT_NEAR(tensor2tensor[3], std::cos(1.0), 1e-6);
+  EXPECT_NEAR(tensor2tensor[2], std::sin(1e-4), 1e-9);      // inclusive: the slowest is 1/10000
+  EXPECT_NEAR(tensor2tensor[6 + 1], std::sin(2e-2), 1e-8);  // the one between: 1/100
+  const std::vector<float> paper = make_sinusoid_table(
+      {.layout = Config::Layout::kInterleaved, .frequencies = Config::Frequencies::kExclusive}, 2,
+      4);
+  EXPECT_EQ(paper[0], 0.0f);
+  EXPECT_EQ(paper[1], 1.0f);
+  EXPECT_NEAR(paper[4 + 2], std::sin(1e-2), 1e-8);
+  EXPECT_NEAR(paper[4 + 3], std::cos(1e-2), 1e-7);
 }
 
 TEST(Architecture, BadDimensionsNameTheKey) {

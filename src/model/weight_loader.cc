@@ -70,4 +70,17 @@ Result<std::vector<float>> WeightLoader::values(const std::string& name, int64_t
   return values;
 }
 
+Result<std::vector<float>> WeightLoader::matrix(const std::string& name, int64_t rows,
+                                                int64_t columns) {
+  QUIPU_ASSIGN_OR_RETURN(const TensorData data, read(name, {rows, columns}));
+  count(data.view.data.size());
+  const auto width = static_cast<size_t>(columns);
+  std::vector<float> values(static_cast<size_t>(rows) * width);
+  for (int64_t row = 0; row < rows; ++row) {
+    dequantize_row(data.view.dtype, data.view.row(row),
+                   {values.data() + static_cast<size_t>(row) * width, width});
+  }
+  return values;
+}
+
 }  // namespace quipu

@@ -31,6 +31,8 @@ class WeightLoader {
                                                     int64_t dim, std::vector<TensorData>& storage);
   // The values as f32. SHAPE: [length].
   Result<std::vector<float>> values(const std::string& name, int64_t length);
+  // SHAPE: [rows, columns].
+  Result<std::vector<float>> matrix(const std::string& name, int64_t rows, int64_t columns);
 
  private:
   Result<TensorData> read(const std::string& name, const Shape& expected);

@@ -24,7 +24,9 @@ enum class TokenType : int32_t {
 };
 
 struct TokenizerSpec {
-  std::string model;                // .model: "llama" (SentencePiece BPE), "gpt2", "t5" (unigram)
+  // .model: "llama" (SentencePiece BPE), "gpt2", "t5" (unigram), or our own "characters" (entries
+  // are single characters, looked up one by one; other readers of GGUF do not know it)
+  std::string model;
   std::string pre;                  // .pre: pre-tokenizer name; empty: "default"; set it to force one
   std::vector<std::string> tokens;  // .tokens
   std::vector<float> scores;        // .scores: needed by llama and t5

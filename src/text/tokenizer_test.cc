@@ -143,6 +143,30 @@ TEST(Tokenizer, ControlTokensComeFromTextOnlyOnRequest) {
             "hello<|im_end|>");
 }
 
+TEST(Tokenizer, CharactersAreLookedUpOneByOne) {
+  TokenizerSpec spec;
+  spec.model = "characters";
+  spec.tokens = {"<blank>", "<s>", "</s>", "\u0622", "a", " ", "\u064e", "<unk>"};
+  spec.token_types = {3, 3, 3, 1, 1, 1, 1, 2};
+  spec.bos = 1;
+  spec.eos = 2;
+  spec.unknown = 7;
+  const auto tokenizer = make(spec);
+  ASSERT_NE(tokenizer, nullptr);
+  EXPECT_EQ(*tokenizer->encode("\u0622a\u064e a"), (std::vector<TokenId>{3, 4, 6, 5, 4}));
+  EXPECT_EQ(*tokenizer->encode("azA"), (std::vector<TokenId>{4, 7, 7}));
+  EXPECT_EQ(*tokenizer->encode("a</s>"), (std::vector<TokenId>{4, 2}));
+  EXPECT_EQ(tokenizer->decode(std::vector<TokenId>{1, 3, 6, 4, 7, 2}),
+            "\u0622\u064e"
+            "a");
+  EXPECT_EQ(tokenizer->eos_ids().size(), 1u);
+  spec.unknown = std::nullopt;
+  spec.token_types.back() = 3;
+  EXPECT_EQ(*make(spec)->encode("azA"), (std::vector<TokenId>{4}));
+  spec.tokens[4] = "ab";
+  EXPECT_NE(Tokenizer::from_spec(spec).status().message().find("'ab'"), std::string::npos);
+}
+
 TEST(Tokenizer, BosIsAddedWhenTheModelWantsIt) {
   TokenizerSpec spec = byte_level_spec();
   EXPECT_FALSE(make(spec)->adds_bos());

@@ -49,6 +49,7 @@ Counted count_allocations(Engine& engine, int requests, float temperature, int w
         make_request(random_tokens(static_cast<uint64_t>(i), 40), 400, LogitsWanted::kNone);
     request.id = RequestId(i);
     request.sampling.temperature = temperature;
+    add_input(engine, request);
     const Status status = engine.submit(std::move(request));
     QUIPU_CHECK(status.ok(), "{}", status.message());
   }
@@ -81,6 +82,15 @@ TEST_P(SteadyState, ADecodeStepAllocatesNothing) {
       EXPECT_EQ(counted.allocations, 0) << dtype_name(weights) << ", " << requests << " requests";
     }
   }
+}
+
+TEST_P(SteadyState, ADecodeStepWithCrossAttentionAllocatesNothing) {
+  const auto model =
+      open_tiny_model("tiny-t5", DType::kQ8_0, detect_cpu_features().usable.back(), 2);
+  TinyEngine tiny(*model, {.kv_format = KvFormat::kBF16});
+  const Counted counted = count_allocations(*tiny.engine, 6, GetParam(), 10, 200);
+  EXPECT_EQ(counted.events, 200 * 6) << "the steps did not decode";
+  EXPECT_EQ(counted.allocations, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Temperature, SteadyState, testing::Values(0.0f, 1.0f),

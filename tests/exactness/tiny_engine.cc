@@ -110,6 +110,14 @@ Request make_request(std::vector<TokenId> prompt, int64_t max_tokens, LogitsWant
   return request;
 }
 
+void add_input(const Engine& engine, Request& request) {
+  if (!engine.model().config().encoder_decoder.has_value() || !request.input.empty()) return;
+  const auto first = static_cast<uint64_t>(request.prompt.front());
+  // Long prompts get an input that crosses the run of positions that attention merges, too.
+  const size_t tokens = request.prompt.size() > 512 ? 530 : 1 + first % 45;
+  request.input = random_tokens(1000 + first, tokens);
+}
+
 std::vector<Outcome> run(Engine& engine, std::vector<Request> requests, int stagger) {
   std::vector<Outcome> outcomes(requests.size());
   size_t submitted = 0;
@@ -118,6 +126,7 @@ std::vector<Outcome> run(Engine& engine, std::vector<Request> requests, int stag
       Request& request = requests[submitted];
       Outcome& outcome = outcomes[submitted];
       request.id = RequestId(static_cast<int64_t>(submitted));
+      add_input(engine, request);
       if (request.logits_wanted != LogitsWanted::kNone) {
         request.on_logits = [&outcome](int64_t position, std::span<const float> logits) {
           outcome.shown_twice |=

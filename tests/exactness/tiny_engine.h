@@ -60,6 +60,10 @@ std::vector<TokenId> random_tokens(uint64_t seed, size_t count);
 Request make_request(std::vector<TokenId> prompt, int64_t max_tokens,
                      LogitsWanted wanted = LogitsWanted::kSampled);
 
+// Gives a request to an encoder-decoder model an input that depends on the prompt's first token:
+// the prompt is then what the decoder begins with, and prompts that begin alike have one input.
+void add_input(const Engine& engine, Request& request);
+
 // Runs all requests to their end. Request i joins before step i * stagger.
 // The engine's invariants are checked after every step.
 std::vector<Outcome> run(Engine& engine, std::vector<Request> requests, int stagger = 0);

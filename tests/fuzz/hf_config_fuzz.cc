@@ -23,7 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     QUIPU_CHECK(is_valid_utf8(config.status().message()), "error message");
   }
-  for (const char* model_type : {"llama", "qwen3", "gpt2", "gpt_bigcode"}) {
+  for (const char* model_type : {"llama", "qwen3", "gpt2", "gpt_bigcode", "t5"}) {
     const auto architecture = find_hf_architecture(model_type, "config.json");
     const NameLookup lookup = map_tensor_name(**architecture, text);
     if (lookup.kind == NameKind::kMapped && lookup.mapped.layer)

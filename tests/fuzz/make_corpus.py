@@ -96,6 +96,15 @@ def configs():
     yield "llama", json.dumps(llama).encode() + b"\0" + json.dumps(generation).encode()
     yield "qwen3", json.dumps(qwen3).encode()
     yield "gpt2", json.dumps(gpt2).encode()
+    t5 = {
+        "model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_decoder_layers": 3,
+        "num_heads": 2, "vocab_size": 99, "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+        "decoder_start_token_id": 0, "pad_token_id": 0, "tie_word_embeddings": False,
+    }
+    yield "t5", json.dumps(t5).encode()
+    yield "bert", json.dumps({"model_type": "bert", "hidden_size": 8}).encode()
+    yield "name-t5", b"decoder.block.1.layer.1.EncDecAttention.q.weight"
     yield "name-llama", b"model.layers.1.self_attn.q_proj.weight"
     yield "name-gpt2", b"transformer.h.1.attn.c_attn.bias"
 

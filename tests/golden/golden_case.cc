@@ -11,10 +11,6 @@
 
 namespace quipu::golden {
 
-namespace {
-
-constexpr int kBlockTokens = 32;
-
 std::vector<float> read_floats(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   QUIPU_CHECK(stream.good(), "cannot read {}", path.string());
@@ -24,6 +20,10 @@ std::vector<float> read_floats(const std::filesystem::path& path) {
   QUIPU_CHECK(stream.good(), "cannot read {}", path.string());
   return values;
 }
+
+namespace {
+
+constexpr int kBlockTokens = 32;
 
 GoldenCase read_case(const std::filesystem::path& folder) {
   std::ifstream stream(folder / "golden.json");

@@ -71,6 +71,9 @@ class Session {
   int32_t position_ = 0;
 };
 
+// A file of little-endian f32. Aborts when it is broken: the files are part of the repository.
+std::vector<float> read_floats(const std::filesystem::path& path);
+
 // Whether two rows of logits are the same bits.
 bool same_bits(std::span<const float> a, std::span<const float> b);
 

@@ -101,14 +101,24 @@ void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
   }
 }
 
+// The positions that a token sees.
+struct KeyRange {
+  int32_t begin, end;
+};
+
+KeyRange key_range(const AttentionArgs& args, int32_t sequence, int32_t token) {
+  if (args.key_counts != nullptr) return {0, args.key_counts[sequence]};
+  const int32_t position = args.positions[token];
+  return {args.window > 0 ? std::max(0, position - args.window + 1) : 0, position + 1};
+}
+
 // What each row sees of the chunk, relative to its start; begin == end where it sees nothing.
 void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
   const int32_t start = chunk * kChunk;
   for (int32_t row = unit.row_begin; row < unit.row_end; ++row) {
-    const int32_t position = job.args.positions[row_token(job, unit, row)];
-    const int32_t first = job.args.window > 0 ? std::max(0, position - job.args.window + 1) : 0;
-    const int begin = std::clamp(first - start, 0, kChunk);
-    const int end = std::clamp(position + 1 - start, 0, kChunk);
+    const KeyRange seen = key_range(job.args, unit.sequence, row_token(job, unit, row));
+    const int begin = std::clamp(seen.begin - start, 0, kChunk);
+    const int end = std::clamp(seen.end - start, 0, kChunk);
     w.begin[row - unit.row_begin] = std::min(begin, end);
     w.end[row - unit.row_begin] = end;
   }
@@ -194,6 +204,15 @@ void add_values_of_run(const Job& job, const AttentionUnit& unit, int chunk, int
   }
 }
 
+// The bias of a row at the chunk's first position; null without one.
+const float* row_bias(const Job& job, const AttentionUnit& unit, int chunk, int r) {
+  if (job.args.bias == nullptr) return nullptr;
+  const int32_t row = unit.row_begin + r;
+  const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
+  return job.args.bias + head * job.args.bias_stride + chunk * kChunk -
+         job.args.positions[row_token(job, unit, row)];
+}
+
 // Partial results of every row of the unit for one chunk: w.parts and w.part_values. A row that
 // sees nothing has sum 0.
 void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
@@ -211,7 +230,7 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
   for (int r = 0; r < rows; ++r) {
     if (w.begin[r] == w.end[r]) continue;
     SoftmaxArgs softmax{w.scores + r * kChunk, w.begin[r], w.end[r], job.args.scale,
-                        job.args.softcap,      0.0f,       0.0f};
+                        job.args.softcap,      0.0f,       0.0f,     row_bias(job, unit, chunk, r)};
     job.kernels.softmax(softmax);
     w.parts[r] = {softmax.maximum, softmax.sum};
   }
@@ -299,17 +318,15 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
     for (int h = 0; h < kv_heads; ++h) {
       for (int32_t end = rows; end > 0; end -= std::min(end, kRowTile)) {
         AttentionUnit unit{static_cast<int32_t>(s), h, std::max(0, end - kRowTile), end, 0, 0, 0};
-        int32_t lowest = std::numeric_limits<int32_t>::max(), highest = 0;
+        int32_t first = std::numeric_limits<int32_t>::max(), last = 0;
         for (int32_t row = unit.row_begin; row < end; row += 1) {
-          const int32_t position = job.args.positions[row_token(job, unit, row)];
-          lowest = std::min(lowest, position);
-          highest = std::max(highest, position);
+          const KeyRange seen = key_range(job.args, unit.sequence, row_token(job, unit, row));
+          first = std::min(first, seen.begin);
+          last = std::max(last, seen.end);
         }
-        const int32_t first = job.args.window > 0 ? std::max(0, lowest - job.args.window + 1) : 0;
         unit.chunk_begin = first / kChunk;
-        unit.chunk_end = highest / kChunk + 1;
-        work +=
-            static_cast<size_t>(end - unit.row_begin) * static_cast<size_t>(highest + 1 - first);
+        unit.chunk_end = (last - 1) / kChunk + 1;
+        work += static_cast<size_t>(end - unit.row_begin) * static_cast<size_t>(last - first);
         plan.rows.push_back(unit);
       }
     }

@@ -17,11 +17,31 @@ struct Shape {
   int heads, kv_heads, key_dim, value_dim, block_tokens;
   int32_t window = 0;
   float softcap = 0;
+  bool sees_all = false;  // key_counts: every query sees all keys of its sequence
+  bool biased = false;    // by distance
 };
 
 std::string shape_name(const Shape& s) {
-  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_c{}", kv_format_name(s.format), s.heads, s.kv_heads,
-                     s.key_dim, s.value_dim, s.block_tokens, s.window, s.softcap != 0 ? 1 : 0);
+  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_c{}{}{}", kv_format_name(s.format), s.heads,
+                     s.kv_heads, s.key_dim, s.value_dim, s.block_tokens, s.window,
+                     s.softcap != 0 ? 1 : 0, s.sees_all ? "_all" : "", s.biased ? "_biased" : "");
+}
+
+constexpr int kSpan = 700;  // largest distance of the tests
+
+float bias_at(int head, int distance) {
+  return 2.0f * std::sin(0.7f * static_cast<float>(distance + 31 * head));
+}
+
+// SHAPE: [heads, margin, 2 * kSpan + 1, margin]; the margins are NaN.
+std::vector<float> make_bias(int heads) {
+  std::vector<float> table;
+  for (int head = 0; head < heads; ++head) {
+    table.insert(table.end(), kAttentionBiasMargin, NAN);
+    for (int d = -kSpan; d <= kSpan; ++d) table.push_back(bias_at(head, d));
+    table.insert(table.end(), kAttentionBiasMargin, NAN);
+  }
+  return table;
 }
 
 // Queries, keys and values of one sequence, token after token.
@@ -56,6 +76,7 @@ class Cache {
     for (size_t i = 0; i < blocks; ++i) tables_[i] = static_cast<int32_t>(i * 7 % blocks);
     if (std::gcd(blocks, size_t{7}) != 1) std::iota(tables_.rbegin(), tables_.rend(), 0);
     done_.resize(static_cast<size_t>(sequences));
+    bias_ = make_bias(shape.heads);
   }
 
   struct Piece {
@@ -67,9 +88,11 @@ class Cache {
   // One step: writes the pieces' keys and values and returns their attention, piece after piece.
   std::vector<float> step(const std::vector<Piece>& pieces) {
     std::vector<float> q, k, v;
-    std::vector<int32_t> query_start{0}, positions, tables;
+    std::vector<int32_t> query_start{0}, positions, tables, key_counts;
     std::vector<int64_t> slots;
     for (const Piece& piece : pieces) {
+      if (shape_.sees_all && done_[static_cast<size_t>(piece.sequence)] == 0) write_all(piece);
+      key_counts.push_back(static_cast<int32_t>(piece.tokens->count));
       size_t& done = done_[static_cast<size_t>(piece.sequence)];
       const int32_t* table = &tables_[static_cast<size_t>(piece.sequence * kBlocksPerSequence)];
       append(q, piece.tokens->q, done, piece.count, piece.tokens->count);
@@ -106,6 +129,11 @@ class Cache {
     args.scale = scale(shape_);
     args.window = shape_.window;
     args.softcap = shape_.softcap;
+    if (shape_.sees_all) args.key_counts = key_counts.data();
+    if (shape_.biased) {
+      args.bias = bias_.data() + kAttentionBiasMargin + kSpan;
+      args.bias_stride = bias_.size() / args.heads;
+    }
     backend_.attention(args);
     backend_.synchronise();
     return out;
@@ -114,6 +142,26 @@ class Cache {
   static float scale(const Shape& s) { return 1.0f / std::sqrt(static_cast<float>(s.key_dim)); }
 
  private:
+  // The keys and values of a whole sequence, before any of its queries.
+  void write_all(const Piece& piece) {
+    const int32_t* table = &tables_[static_cast<size_t>(piece.sequence * kBlocksPerSequence)];
+    const size_t n = piece.tokens->count;
+    std::vector<int64_t> slots;
+    for (int32_t t = 0; t < static_cast<int32_t>(n); ++t) {
+      slots.push_back(static_cast<int64_t>(table[t / shape_.block_tokens]) * shape_.block_tokens +
+                      t % shape_.block_tokens);
+    }
+    KvWriteArgs write{piece.tokens->k.data(),
+                      piece.tokens->v.data(),
+                      piece.tokens->k.size() / n,
+                      piece.tokens->v.size() / n,
+                      slots.data(),
+                      n,
+                      kv_,
+                      1};
+    backend_.kv_write(write);
+  }
+
   static void append(std::vector<float>& to, const std::vector<float>& from, size_t first,
                      size_t count, size_t total) {
     const size_t width = from.size() / total;
@@ -128,6 +176,7 @@ class Cache {
   PagedKvView kv_;
   std::vector<int32_t> tables_;
   std::vector<size_t> done_;
+  std::vector<float> bias_;
 };
 
 // A whole prompt in pieces of `chunk` tokens.
@@ -155,8 +204,9 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
                            ? t + 1 - static_cast<size_t>(s.window)
                            : 0;
   const float* q = &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd];
+  const size_t end = s.sees_all ? tokens.count : t + 1;
   std::vector<double> scores;
-  for (size_t i = first; i <= t; ++i) {
+  for (size_t i = first; i < end; ++i) {
     const float* k = &tokens.k[(i * kvh + kv_head) * kd];
     double score = 0;
     for (size_t d = 0; d < kd; ++d) {
@@ -164,12 +214,13 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
     }
     score *= Cache::scale(s);
     if (s.softcap != 0) score = s.softcap * std::tanh(score / s.softcap);
+    if (s.biased) score += bias_at(head, static_cast<int>(i) - static_cast<int>(t));
     scores.push_back(score);
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
   std::vector<double> out(vd, 0.0);
-  for (size_t i = first; i <= t; ++i) {
+  for (size_t i = first; i < end; ++i) {
     const double weight = std::exp(scores[i - first] - largest);
     sum += weight;
     const float* v = &tokens.v[(i * kvh + kv_head) * vd];
@@ -267,7 +318,10 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kF32, 8, 1, 64, 64, 64, 100},
                                      Shape{KvFormat::kBF16, 4, 4, 33, 20, 32},
                                      Shape{KvFormat::kBF16, 6, 2, 96, 96, 64},
-                                     Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f})),
+                                     Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kF32, 4, 4, 16, 16, 32, 0, 0, true},
+                                     Shape{KvFormat::kF32, 3, 3, 24, 20, 16, 0, 0, true, true},
+                                     Shape{KvFormat::kBF16, 4, 2, 64, 64, 32, 0, 0, false, true})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
              shape_name(std::get<1>(test.param));

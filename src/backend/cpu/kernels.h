@@ -99,6 +99,8 @@ struct SoftmaxArgs {
   float softcap;  // 0: none
   float maximum;  // out
   float sum;      // out
+  // Added after scale and soft cap, or null. SHAPE: as scores, readable where they are written.
+  const float* bias = nullptr;
 };
 
 // values[r][d] += sum over t of weights[r][t] * v[t][d], tokens in order.

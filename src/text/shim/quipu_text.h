@@ -70,7 +70,7 @@ typedef struct {
 
 /* A vocabulary as GGUF metadata has it. Ids: -1 for absent. Flags: -1 unknown, 0 no, 1 yes. */
 typedef struct {
-  QuipuBytes model; /* "llama", "gpt2" or "t5" */
+  QuipuBytes model; /* "llama", "gpt2", "t5" or "characters" */
   QuipuBytes pre;   /* pre-tokenizer name; empty means "default" */
   QuipuStrings tokens;
   QuipuStrings merges;

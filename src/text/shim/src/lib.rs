@@ -5,6 +5,7 @@
 
 mod bpe;
 mod bytes;
+mod characters;
 mod charsmap;
 mod export;
 mod failure;

@@ -7,12 +7,16 @@ use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::bpe::ByteLevelBpe;
 use crate::bytes::{byte_token, decode_printable};
+use crate::characters::Characters;
 use crate::charsmap::CharacterMap;
 use crate::failure::{Failure, Outcome};
 use crate::partition::{Part, Partition};
 use crate::pieces::{check_count, Pieces, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::pre;
 use crate::spm::{SentencePieceBpe, SPACE};
+
+/// The name of a vocabulary whose entries are single characters; ours, other readers do not know it.
+const CHARACTERS: &str = "characters";
 
 /// What the C side hands over. Tokens are bytes: vocabularies in the wild are not always UTF-8.
 pub struct Spec<'a> {
@@ -37,6 +41,7 @@ enum Model {
     Bpe(Box<ByteLevelBpe>),
     Spm(Box<SentencePieceBpe>),
     Unigram(Box<HfTokenizer>),
+    Characters(Characters),
 }
 
 pub struct SpecTokenizer {
@@ -88,11 +93,11 @@ impl SpecTokenizer {
         check_count(spec.tokens.len())?;
         check_arrays(spec)?;
         let sentencepiece = match spec.model {
-            "gpt2" => false,
+            "gpt2" | CHARACTERS => false,
             "llama" | "t5" => true,
             other => {
                 return Err(Failure::unsupported(format!(
-                    "tokenizer model '{other}' (tokenizer.ggml.model); known: llama, gpt2, t5"
+                    "tokenizer model '{other}' (tokenizer.ggml.model); known: llama, gpt2, t5, characters"
                 )))
             }
         };
@@ -104,6 +109,7 @@ impl SpecTokenizer {
                 (Model::Bpe(Box::new(bpe)), definition.is_some_and(|d| d.add_bos), false)
             }
             "llama" => (Model::Spm(Box::new(sentencepiece_bpe(spec, unknown))), true, false),
+            CHARACTERS => (Model::Characters(characters(spec, unknown)?), false, false),
             _ => (Model::Unigram(Box::new(unigram(spec, unknown)?)), false, true),
         };
         let add_space_prefix = spec.add_space_prefix.unwrap_or(sentencepiece);
@@ -159,8 +165,13 @@ impl SpecTokenizer {
     }
 
     fn encode_text(&self, bytes: &[u8], at_start: bool, out: &mut Vec<u32>) -> Outcome<()> {
-        if let Model::Bpe(bpe) = &self.model {
-            return bpe.encode(bytes, out);
+        match &self.model {
+            Model::Bpe(bpe) => return bpe.encode(bytes, out),
+            Model::Characters(characters) => {
+                characters.encode(bytes, out);
+                return Ok(());
+            }
+            Model::Spm(_) | Model::Unigram(_) => {}
         }
         let normalized;
         let bytes = if self.normalizer.is_identity() {
@@ -192,7 +203,7 @@ impl SpecTokenizer {
                     .map_err(|error| Failure::invalid(format!("encode: {error}")))?;
                 out.extend_from_slice(encoding.get_ids());
             }
-            Model::Bpe(_) => {}
+            Model::Bpe(_) | Model::Characters(_) => {}
         }
         Ok(())
     }
@@ -252,6 +263,7 @@ fn make_pieces(spec: &Spec, sentencepiece: bool) -> Pieces {
             BYTE => pieces.push(token, kind),
             _ if sentencepiece => pieces.push(text.replace(SPACE, " ").as_bytes(), kind),
             USER_DEFINED => pieces.push(token, kind),
+            _ if spec.model == CHARACTERS => pieces.push(token, kind),
             _ => match decode_printable(&text) {
                 Some(bytes) => pieces.push(&bytes, kind),
                 None => pieces.push(token, kind),
@@ -259,6 +271,24 @@ fn make_pieces(spec: &Spec, sentencepiece: bool) -> Pieces {
         }
     }
     pieces
+}
+
+fn characters(spec: &Spec, unknown: Option<u32>) -> Outcome<Characters> {
+    let mut ids = HashMap::with_capacity(spec.tokens.len());
+    for (id, token) in spec.tokens.iter().enumerate() {
+        if kind(spec, id) != NORMAL {
+            continue;
+        }
+        let text = String::from_utf8_lossy(token);
+        let mut letters = text.chars();
+        let (Some(letter), None) = (letters.next(), letters.next()) else {
+            return Err(Failure::invalid(format!(
+                "a 'characters' vocabulary has entry {id}, '{text}': expected one character"
+            )));
+        };
+        ids.entry(letter).or_insert(id as u32);
+    }
+    Ok(Characters::new(ids, unknown))
 }
 
 fn byte_level_bpe(spec: &Spec, unknown: Option<u32>) -> Outcome<ByteLevelBpe> {
