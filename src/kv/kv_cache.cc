@@ -280,6 +280,7 @@ void KvCache::release(SequenceKv& sequence, std::span<const TokenId> tokens) {
   }
   drop_path(sequence, 0);
   for (BlockTable& table : sequence.tables) table.clear();
+  index_.forget_root_if_empty(sequence.salt);
 }
 
 // ---- going back, and in two directions ----

@@ -400,5 +400,20 @@ TEST(BlockKey, ChainsEverythingThatDecidesTheBytes) {
   EXPECT_EQ(key.to_hex().size(), 64u);
 }
 
+// A salt costs nothing once nothing is kept under it: encoder-decoder models have one per input.
+TEST(KvCache, ForgetsSaltsUnderWhichNothingIsKept) {
+  CacheModel model(4, "lru");
+  for (int i = 0; i < 1000; ++i) {
+    TestSequence sequence = model.sequence(std::vector<TokenId>(20, i % 7));
+    sequence.kv.salt = "input " + std::to_string(i);
+    model.begin(sequence, 19);
+    ASSERT_TRUE(model.compute(sequence, i % 3 == 0 ? 0 : 20));
+    model.cache.release(sequence.kv, sequence.tokens);
+    model.cache.check_invariants();
+    ASSERT_LE(model.cache.index().num_roots(), 4);  // as many as there are blocks
+  }
+  EXPECT_GE(model.cache.index().num_roots(), 1);
+}
+
 }  // namespace
 }  // namespace quipu

@@ -38,8 +38,19 @@ NodeId PrefixIndex::root(std::string_view salt) {
   if (found != roots_.end()) return found->second;
   const NodeId node = new_node(NodeId(kNone), {}, {}, {});
   at(node).key = root_key(fingerprint_, salt);
-  roots_.emplace(salt, node);
+  const auto made = roots_.emplace(salt, node).first;
+  salts_.emplace(node.value(), &made->first);
   return node;
+}
+
+void PrefixIndex::forget_root_if_empty(std::string_view salt) {
+  const auto found = roots_.find(std::string(salt));
+  if (found == roots_.end() || at(found->second).first_child != kNone) return;
+  const NodeId node = found->second;
+  salts_.erase(node.value());
+  roots_.erase(found);
+  at(node) = Node();
+  unused_.push_back(node.value());
 }
 
 // ---- look-up ----
@@ -353,7 +364,10 @@ bool PrefixIndex::evict_one(int64_t now_ns, std::optional<NodeId> keep) {
     const NodeId node(std::get<2>(key));
     if (node == keep) continue;
     policy_->evicted(std::get<1>(key));
+    const int32_t parent = at(node).parent;
     remove_node(node);
+    if (const auto salt = salts_.find(parent); salt != salts_.end())
+      forget_root_if_empty(*salt->second);
     return true;
   }
   return false;

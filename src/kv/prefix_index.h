@@ -92,8 +92,12 @@ class PrefixIndex {
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
-  // Where the prefixes of one salt begin; made when first asked for.
+  // Where the prefixes of one salt begin; made when first asked for. It lasts as long as something is
+  // under it, or until forget_root_if_empty().
   NodeId root(std::string_view salt);
+  // Forgets a salt under which nothing is kept: encoders' inputs make many.
+  void forget_root_if_empty(std::string_view salt);
+  int num_roots() const { return static_cast<int>(roots_.size()); }
 
   struct Match {
     std::vector<NodeId> path;       // closed nodes that match whole, from the root's child down
@@ -288,6 +292,7 @@ class PrefixIndex {
   std::vector<int32_t> unused_;
   std::unordered_map<ChildKey, int32_t, ChildKeyHash> closed_children_;
   std::unordered_map<std::string, NodeId> roots_;
+  std::unordered_map<int32_t, const std::string*> salts_;  // of the roots; keys of roots_
   std::set<OrderKey> order_;                        // evictable nodes, first to go first
   std::set<std::pair<int64_t, int32_t>> expiring_;  // live nodes with a time to live
   int64_t uses_ = 0;
