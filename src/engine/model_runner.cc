@@ -54,13 +54,10 @@ void ModelRunner::copy_blocks(std::span<const KvCopy> copies) {
 
 void ModelRunner::encode_inputs(const StepPlan& plan) {
   for (const EncodeTask& task : plan.encodes) {
-    const int block_tokens = inputs_->spec().block_tokens;
-    input_slots_.clear();
-    for (int64_t t = 0; t < static_cast<int64_t>(task.input.size()); ++t) {
-      const int64_t block = task.blocks[static_cast<size_t>(t / block_tokens)].value();
-      input_slots_.push_back(block * block_tokens + t % block_tokens);
-    }
-    model_.encode({.token_ids = task.input, .slot_mapping = input_slots_},
+    input_blocks_.clear();
+    for (const BlockId block : task.blocks)
+      input_blocks_.push_back(static_cast<int32_t>(block.value()));
+    model_.encode({.token_ids = task.input, .block_table = input_blocks_},
                   inputs_->view().groups.front().kv);
   }
 }

@@ -53,7 +53,7 @@ class ModelRunner {
   std::vector<GroupArrays> group_arrays_;  // SHAPE: [groups]
   std::vector<GroupBatch> groups_;         // views of them
   std::vector<BlockCopy> copies_;          // of one group
-  std::vector<int64_t> input_slots_;       // of one input
+  std::vector<int32_t> input_blocks_;      // of one input
   std::vector<int32_t> input_block_tables_, input_lengths_;
   size_t input_block_table_stride_ = 0;
   std::vector<TokenId> next_tokens_;

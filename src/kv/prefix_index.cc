@@ -375,6 +375,9 @@ bool PrefixIndex::evict_one(int64_t now_ns, std::optional<NodeId> keep) {
 
 void PrefixIndex::clear() {
   while (!order_.empty()) remove_node(NodeId(std::get<2>(*order_.begin())));
+  std::vector<std::string> salts;
+  for (const auto& [salt, root] : roots_) salts.push_back(salt);
+  for (const std::string& salt : salts) forget_root_if_empty(salt);
 }
 
 size_t PrefixIndex::index_bytes() const {

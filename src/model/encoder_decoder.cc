@@ -28,8 +28,15 @@ void EncoderDecoderModel::encode(const EncoderInput& input, const PagedKvView& c
   const size_t tokens = input.token_ids.size();
   QUIPU_CHECK(tokens > 0 && static_cast<int64_t>(tokens) <= input_.tokens_max,
               "an input of {} tokens in a room of {}", tokens, input_.tokens_max);
-  QUIPU_CHECK(input.slot_mapping.size() == tokens && cross.num_layers == config_.block_count,
-              "ragged input, or {} layers of cross-attention", cross.num_layers);
+  const auto block_tokens = static_cast<size_t>(cross.block_tokens);
+  QUIPU_CHECK(
+      input.block_table.size() * block_tokens >= tokens && cross.num_layers == config_.block_count,
+      "{} blocks for {} tokens, {} layers of cross-attention", input.block_table.size(), tokens,
+      cross.num_layers);
+  for (size_t t = 0; t < tokens; ++t) {
+    input_.cross_slots[t] = int64_t{input.block_table[t / block_tokens]} * cross.block_tokens +
+                            static_cast<int64_t>(t % block_tokens);
+  }
   input_.key_count = static_cast<int32_t>(tokens);
   input_.whole_chunk = {0, batch_tokens_max_};
   input_.last_chunk = {0, input_.key_count % batch_tokens_max_};
@@ -98,7 +105,7 @@ void EncoderDecoderModel::write_cross(const EncoderInput& input, const PagedKvVi
                          .v = value(),
                          .k_stride = stride,
                          .v_stride = stride,
-                         .slot_mapping = input.slot_mapping.data() + first,
+                         .slot_mapping = input_.cross_slots.data() + first,
                          .tokens = count,
                          .kv = cross,
                          .layer = layer});
@@ -373,6 +380,7 @@ Status EncoderDecoderModel::reserve_input(int64_t tokens_max) {
   room.block_table.resize(blocks);
   room.slots.resize(tokens);
   room.positions.resize(tokens);
+  room.cross_slots.resize(tokens);
   std::iota(room.block_table.begin(), room.block_table.end(), 0);
   std::iota(room.slots.begin(), room.slots.end(), 0);
   std::iota(room.positions.begin(), room.positions.end(), 0);

@@ -49,8 +49,8 @@ struct ForwardBatch {
 // One input of an encoder-decoder model, and where its cross-attention keys and values go.
 // SHAPE: N tokens. OWNS: nothing.
 struct EncoderInput {
-  std::span<const int32_t> token_ids;     // [N]
-  std::span<const int64_t> slot_mapping;  // [N]: slots of the cross pool
+  std::span<const int32_t> token_ids;    // [N]
+  std::span<const int32_t> block_table;  // blocks of the cross pool, enough for N tokens, in order
 };
 
 struct ModelLoadOptions {

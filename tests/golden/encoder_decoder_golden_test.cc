@@ -270,7 +270,8 @@ TEST_P(EncodedInputs, CompanyAndPreemptionChangeNoBit) {
       if (!roomy.contains(i)) roomy[i] = outcome;
       EXPECT_TRUE(same(outcome, roomy[i])) << "request " << i;
     }
-    if (settings.blocks == 5) EXPECT_GT(preemptions, 0) << "the pool was not tight";
+    if (settings.blocks == 5 && settings.input_blocks == 128)
+      EXPECT_GT(preemptions, 0) << "the pool was not tight";
     EncodingCache& cache = *run.engine().scheduler().inputs();
     if (settings.input_blocks < 128) EXPECT_GT(cache.counters().inputs_evicted, 0);
     cache.clear();
