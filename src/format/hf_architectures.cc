@@ -60,19 +60,73 @@ constexpr TensorRule kStarcoderLayers[] = {
     {"ln_2", "ffn_norm"},  {"mlp.c_fc", "ffn_up"},      {"mlp.c_proj", "ffn_down"},
 };
 
+// Norms before and behind both parts, and of queries and keys in Gemma 3; each a gain of 1 + w.
+constexpr TensorRule kGemmaGlobals[] = {
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm", RowOrder::kSame, 1},
+    {"lm_head", "output"},
+};
+
+constexpr TensorRule kGemmaLayers[] = {
+    {"input_layernorm", "attn_norm", RowOrder::kSame, 1},
+    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},
+    {"self_attn.q_norm", "attn_q_norm", RowOrder::kSame, 1},
+    {"self_attn.k_norm", "attn_k_norm", RowOrder::kSame, 1},
+    {"self_attn.o_proj", "attn_output"},
+    {"post_attention_layernorm", "post_attention_norm", RowOrder::kSame, 1},
+    {"pre_feedforward_layernorm", "ffn_norm", RowOrder::kSame, 1},
+    {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
+    {"post_feedforward_layernorm", "post_ffw_norm", RowOrder::kSame, 1},
+};
+
+// Fused rows lie in GGUF's order: q | k | v and gate | up.
+constexpr TensorRule kPhi3Layers[] = {
+    {"input_layernorm", "attn_norm"},    {"self_attn.qkv_proj", "attn_qkv"},
+    {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
+    {"mlp.gate_up_proj", "ffn_up"},      {"mlp.down_proj", "ffn_down"},
+};
+
+constexpr std::string_view kModelPrefix[] = {"model."};
+constexpr std::string_view kGpt2Prefix[] = {"transformer."};
+// Gemma 3 with images, as published and as transformers 5 writes it.
+constexpr std::string_view kTextOfSeveral[] = {"language_model.model.", "model.language_model.",
+                                               "language_model.", "model."};
+constexpr std::string_view kVisionParts[] = {"vision_tower.", "multi_modal_projector.",
+                                             "model.vision_tower.", "model.multi_modal_projector."};
 constexpr std::string_view kLlamaIgnored[] = {".rotary_emb.inv_freq"};
 constexpr std::string_view kGpt2Ignored[] = {".attn.bias", ".attn.masked_bias"};
 
 constexpr HfArchitecture llama_like(std::string_view model_type, std::string_view gguf_name,
                                     std::span<const TensorRule> layers) {
-  return {model_type,    gguf_name, ConfigFamily::kLlama, "model.", "layers.",
-          kLlamaGlobals, layers,    kLlamaIgnored,        false,    1e-6};
+  return {model_type,    gguf_name, ConfigFamily::kLlama, kModelPrefix, "layers.",
+          kLlamaGlobals, layers,    kLlamaIgnored,        {},           false,     1e-6};
 }
 
 constexpr HfArchitecture gpt2_like(std::string_view model_type, std::string_view gguf_name,
                                    std::span<const TensorRule> layers) {
-  return {model_type,   gguf_name, ConfigFamily::kGpt2, "transformer.", "h.",
-          kGpt2Globals, layers,    kGpt2Ignored,        true,           1e-5};
+  return {model_type,   gguf_name, ConfigFamily::kGpt2, kGpt2Prefix, "h.",
+          kGpt2Globals, layers,    kGpt2Ignored,        {},          true, 1e-5};
+}
+
+constexpr HfArchitecture gemma_like(std::string_view model_type, std::string_view gguf_name) {
+  return {model_type,    gguf_name,    ConfigFamily::kGemma, kModelPrefix, "layers.",
+          kGemmaGlobals, kGemmaLayers, kLlamaIgnored,        {},           true,      1e-6};
+}
+
+constexpr HfArchitecture gemma_with_images() {
+  HfArchitecture architecture = gemma_like("gemma3", "gemma3");
+  architecture.prefixes = kTextOfSeveral;
+  architecture.ignored_parts = kVisionParts;
+  return architecture;
+}
+
+constexpr HfArchitecture phi3() {
+  return {"phi3",        "phi3",      ConfigFamily::kPhi3, kModelPrefix, "layers.",
+          kLlamaGlobals, kPhi3Layers, kLlamaIgnored,       {},           false,     1e-5};
 }
 
 constexpr std::array kArchitectures = {
@@ -82,6 +136,10 @@ constexpr std::array kArchitectures = {
     llama_like("qwen3", "qwen3", kQwenLayers),
     gpt2_like("gpt2", "gpt2", kGpt2Layers),
     gpt2_like("gpt_bigcode", "starcoder", kStarcoderLayers),
+    gemma_like("gemma2", "gemma2"),
+    gemma_like("gemma3_text", "gemma3"),
+    gemma_with_images(),
+    phi3(),
 };
 
 const TensorRule* find_rule(std::span<const TensorRule> rules, std::string_view name) {
@@ -117,8 +175,13 @@ NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view 
   for (const std::string_view end : architecture.ignored) {
     if (name.ends_with(end)) return {NameKind::kIgnored, {}};
   }
+  for (const std::string_view part : architecture.ignored_parts) {
+    if (name.starts_with(part)) return {NameKind::kIgnored, {}};
+  }
   std::string_view rest = name;
-  consume(rest, architecture.prefix);
+  for (const std::string_view prefix : architecture.prefixes) {
+    if (consume(rest, prefix)) break;
+  }
   std::string_view suffix;
   for (const std::string_view candidate : {".weight", ".bias"}) {
     if (rest.ends_with(candidate)) suffix = candidate;
@@ -132,7 +195,7 @@ NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view 
         is_bias && rule->order == RowOrder::kTransposed ? RowOrder::kSame : rule->order;
     const std::string block = layer ? fmt::format("blk.{}.", *layer) : "";
     return {NameKind::kMapped,
-            {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, layer}};
+            {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, rule->added, layer}};
   };
   if (!consume(rest, architecture.layer_prefix))
     return mapped(find_rule(architecture.globals, rest), std::nullopt);

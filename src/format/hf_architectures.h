@@ -32,19 +32,22 @@ struct TensorRule {
   std::string_view hf_name;
   std::string_view gguf_name;
   RowOrder order = RowOrder::kSame;
+  float added = 0;  // to every value: Gemma's files hold a norm's w for a gain of 1 + w
 };
 
-enum class ConfigFamily { kLlama, kGpt2 };
+enum class ConfigFamily { kLlama, kGpt2, kGemma, kPhi3 };
 
 struct HfArchitecture {
   std::string_view model_type;  // "model_type" of config.json
   std::string_view gguf_name;   // "general.architecture"
   ConfigFamily family;
-  std::string_view prefix;        // before every name, where the file has it: "model."
+  // Before every name, where the file has it: "model."; the first that fits.
+  std::span<const std::string_view> prefixes;
   std::string_view layer_prefix;  // before the layer number: "layers."
   std::span<const TensorRule> globals;
   std::span<const TensorRule> layers;
   std::span<const std::string_view> ignored;  // ends of names that hold no weights, such as masks
+  std::span<const std::string_view> ignored_parts;  // beginnings of names: other modalities
   bool tied_by_default;  // tie_word_embeddings when the configuration does not say
   double rms_epsilon_default;
 };
@@ -56,6 +59,7 @@ Result<const HfArchitecture*> find_hf_architecture(std::string_view model_type,
 struct MappedName {
   std::string gguf_name;  // with ".weight" or ".bias"
   RowOrder order;
+  float added;  // to every value
   std::optional<int64_t> layer;
 };
 

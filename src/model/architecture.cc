@@ -10,6 +10,9 @@ constexpr Architecture kArchitectures[] = {
     {"qwen3", "Qwen 3 (dense)", read_qwen3_config},
     {"gpt2", "GPT-2", read_gpt2_config},
     {"starcoder", "StarCoder 1 (multi-query)", read_starcoder_config},
+    {"gemma2", "Gemma 2", read_gemma2_config},
+    {"gemma3", "Gemma 3 (text)", read_gemma3_config},
+    {"phi3", "Phi-3 mini and medium, Phi-3.5 mini, Phi-4 and Phi-4-mini", read_phi3_config},
 };
 
 }  // namespace

@@ -30,5 +30,8 @@ Result<ModelConfig> read_qwen2_config(const Metadata& metadata);
 Result<ModelConfig> read_qwen3_config(const Metadata& metadata);
 Result<ModelConfig> read_gpt2_config(const Metadata& metadata);
 Result<ModelConfig> read_starcoder_config(const Metadata& metadata);
+Result<ModelConfig> read_gemma2_config(const Metadata& metadata);
+Result<ModelConfig> read_gemma3_config(const Metadata& metadata);
+Result<ModelConfig> read_phi3_config(const Metadata& metadata);
 
 }  // namespace quipu

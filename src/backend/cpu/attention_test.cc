@@ -267,6 +267,7 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kF32, 8, 1, 64, 64, 64, 100},
                                      Shape{KvFormat::kBF16, 4, 4, 33, 20, 32},
                                      Shape{KvFormat::kBF16, 6, 2, 96, 96, 64},
+                                     Shape{KvFormat::kF32, 4, 2, 64, 64, 32, 0, 0.5f},
                                      Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
