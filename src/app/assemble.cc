@@ -67,12 +67,11 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   QUIPU_ASSIGN_OR_RETURN(loaded->backend,
                          make_cpu_backend({.threads = threads, .isa = options.isa}));
   QUIPU_ASSIGN_OR_RETURN(loaded->tokenizer, load_tokenizer(*loaded->file, options.pre_tokenizer));
-  QUIPU_ASSIGN_OR_RETURN(
-      loaded->model,
-      load_model(*loaded->file, *loaded->backend,
-                 {.batch_tokens_max = std::max(options.prefill_chunk, 512),
-                  .context_length = options.context_length,
-                  .progress = progress}));
+  QUIPU_ASSIGN_OR_RETURN(loaded->model,
+                         load_model(*loaded->file, *loaded->backend,
+                                    {.batch_tokens_max = std::max(options.prefill_chunk, 512),
+                                     .context_length = options.context_length,
+                                     .progress = progress}));
   const ModelConfig& config = loaded->model->config();
   const int64_t context =
       options.context_length == 0 ? config.context_length : options.context_length;

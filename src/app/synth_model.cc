@@ -25,10 +25,10 @@ struct ModelShape {
   bool tied;
   double theta;  // 0: learned positions
   double epsilon;
-  double rope_factor = 0;  // of llama3 scaling, in gemma3 of linear scaling; 0: none
-  int64_t window = 0;      // sliding attention; 0: none
-  int64_t full_every = 0;  // with a window: every so many layers, one without; 0: as the
-                           // architecture has it
+  double rope_factor = 0;      // of llama3 scaling, in gemma3 of linear scaling; 0: none
+  int64_t window = 0;          // sliding attention; 0: none
+  int64_t full_every = 0;      // with a window: every so many layers, one without; 0: as the
+                               // architecture has it
   int64_t long_rope_from = 0;  // LongRoPE's original context; 0: no factors
 };
 

@@ -103,18 +103,21 @@ constexpr std::string_view kGpt2Ignored[] = {".attn.bias", ".attn.masked_bias"};
 constexpr HfArchitecture llama_like(std::string_view model_type, std::string_view gguf_name,
                                     std::span<const TensorRule> layers) {
   return {model_type,    gguf_name, ConfigFamily::kLlama, kModelPrefix, "layers.",
-          kLlamaGlobals, layers,    kLlamaIgnored,        {},           false,     1e-6};
+          kLlamaGlobals, layers,    kLlamaIgnored,        {},           false,
+          1e-6};
 }
 
 constexpr HfArchitecture gpt2_like(std::string_view model_type, std::string_view gguf_name,
                                    std::span<const TensorRule> layers) {
   return {model_type,   gguf_name, ConfigFamily::kGpt2, kGpt2Prefix, "h.",
-          kGpt2Globals, layers,    kGpt2Ignored,        {},          true, 1e-5};
+          kGpt2Globals, layers,    kGpt2Ignored,        {},          true,
+          1e-5};
 }
 
 constexpr HfArchitecture gemma_like(std::string_view model_type, std::string_view gguf_name) {
   return {model_type,    gguf_name,    ConfigFamily::kGemma, kModelPrefix, "layers.",
-          kGemmaGlobals, kGemmaLayers, kLlamaIgnored,        {},           true,      1e-6};
+          kGemmaGlobals, kGemmaLayers, kLlamaIgnored,        {},           true,
+          1e-6};
 }
 
 constexpr HfArchitecture gemma_with_images() {
@@ -126,7 +129,8 @@ constexpr HfArchitecture gemma_with_images() {
 
 constexpr HfArchitecture phi3() {
   return {"phi3",        "phi3",      ConfigFamily::kPhi3, kModelPrefix, "layers.",
-          kLlamaGlobals, kPhi3Layers, kLlamaIgnored,       {},           false,     1e-5};
+          kLlamaGlobals, kPhi3Layers, kLlamaIgnored,       {},           false,
+          1e-5};
 }
 
 constexpr std::array kArchitectures = {

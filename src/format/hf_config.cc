@@ -267,9 +267,8 @@ Status ConfigBuilder::read_gemma_windows() {
     if (!types) continue;
     const std::string& type = (*types)[static_cast<size_t>(layer)];
     if (type != "sliding_attention" && type != "full_attention") {
-      return unsupported(
-          "'layer_types' has '{}'; supported: sliding_attention and full_attention",
-          printable(type));
+      return unsupported("'layer_types' has '{}'; supported: sliding_attention and full_attention",
+                         printable(type));
     }
     windowed.back() = type == "sliding_attention";
   }
@@ -388,9 +387,10 @@ Status ConfigBuilder::read_longrope(const JsonReader& scaling, const Sizes& size
                                        std::pair{"short_factor", "rope_factors_short.weight"}}) {
     QUIPU_ASSIGN_OR_RETURN(const auto factors, scaling.get_numbers(key));
     if (!factors || static_cast<int64_t>(factors->size()) != dims / 2) {
-      return corrupt("rope scaling 'longrope' needs a '{}' of {} numbers, one for each rotated "
-                     "pair, found {}",
-                     key, dims / 2, factors ? fmt::format("{}", factors->size()) : "none");
+      return corrupt(
+          "rope scaling 'longrope' needs a '{}' of {} numbers, one for each rotated "
+          "pair, found {}",
+          key, dims / 2, factors ? fmt::format("{}", factors->size()) : "none");
     }
     RopeFactors tensor{gguf_name, {}};
     for (const double factor : *factors) {

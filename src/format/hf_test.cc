@@ -179,8 +179,7 @@ TEST(HfConfig, Phi3LongRope) {
     text += std::string(rope) + "}";
     return config_of(text.replace(text.find("\"llama\""), 7, "\"phi3\""));
   };
-  const auto config =
-      phi(R"({"type":"su","long_factor":[1,2,3,4],"short_factor":[1,1.5,1.5,1]})");
+  const auto config = phi(R"({"type":"su","long_factor":[1,2,3,4],"short_factor":[1,1.5,1.5,1]})");
   ASSERT_TRUE(config.ok()) << config.status().message();
   EXPECT_EQ(config->metadata.get_int("phi3.rope.dimension_count"), 8);
   EXPECT_EQ(config->metadata.get_int("phi3.rope.scaling.original_context_length"), 64);

@@ -141,8 +141,8 @@ Status read_windows(const Metadata& metadata, const std::string& arch,
 Result<double> read_positive(const Metadata& metadata, const std::string& key, double fallback) {
   const double value = metadata.get_double(key).value_or(fallback);
   if (value > 0 && std::isfinite(value)) return value;
-  return make_error(ErrorCode::kCorruptData,
-                    "metadata key '{}' is {}; expected a positive number", key, value);
+  return make_error(ErrorCode::kCorruptData, "metadata key '{}' is {}; expected a positive number",
+                    key, value);
 }
 
 Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture,

@@ -313,9 +313,8 @@ Status DecoderModel::allocate_activations() {
 size_t DecoderModel::activation_bytes() const {
   const Activations& a = activations_;
   size_t total = 0;
-  for (const auto* buffer :
-       {&a.hidden, &a.normed, &a.qkv, &a.attention, &a.inner, &a.rope_table, &a.local_rope_table,
-        &a.logits}) {
+  for (const auto* buffer : {&a.hidden, &a.normed, &a.qkv, &a.attention, &a.inner, &a.rope_table,
+                             &a.local_rope_table, &a.logits}) {
     if (*buffer != nullptr) total += (*buffer)->size();
   }
   return total;

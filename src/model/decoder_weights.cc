@@ -110,8 +110,9 @@ Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader,
 size_t DecoderWeights::bytes() const {
   size_t total = output.weight->bytes();
   for (const DecoderLayer& layer : layers) {
-    for (const Linear* linear : {&layer.query_key_value, &layer.query, &layer.key, &layer.value,
-                                 &layer.attention_output, &layer.gate_up, &layer.gate, &layer.up, &layer.down}) {
+    for (const Linear* linear :
+         {&layer.query_key_value, &layer.query, &layer.key, &layer.value, &layer.attention_output,
+          &layer.gate_up, &layer.gate, &layer.up, &layer.down}) {
       if (linear->weight != nullptr) total += linear->weight->bytes();
     }
   }

@@ -26,9 +26,8 @@ Result<ModelConfig> read_gemma2_config(const Metadata& metadata) {
   const double scalar = config.block_count == kLayersOf27B
                             ? double{1} * config.embedding_length / config.head_count
                             : config.key_length;
-  QUIPU_ASSIGN_OR_RETURN(
-      const double scale,
-      read_positive(metadata, "gemma2.attention.scale", 1 / std::sqrt(scalar)));
+  QUIPU_ASSIGN_OR_RETURN(const double scale,
+                         read_positive(metadata, "gemma2.attention.scale", 1 / std::sqrt(scalar)));
   config.attention_scale = static_cast<float>(scale);
   return config;
 }

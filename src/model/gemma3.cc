@@ -17,14 +17,13 @@ constexpr double kLocalBase = 10000;
 Result<ModelConfig> read_gemma3_config(const Metadata& metadata) {
   // Without the window every layer would see too much, and rotate with the wrong base.
   if (metadata.get_int("gemma3.attention.sliding_window").value_or(0) <= 0) {
-    return make_error(ErrorCode::kCorruptData,
-                      "metadata key 'gemma3.attention.sliding_window' is {}; expected the window "
-                      "of the local layers in tokens; convert the model again",
-                      metadata.contains("gemma3.attention.sliding_window") ? "not a positive number"
-                                                                           : "absent");
+    return make_error(
+        ErrorCode::kCorruptData,
+        "metadata key 'gemma3.attention.sliding_window' is {}; expected the window "
+        "of the local layers in tokens; convert the model again",
+        metadata.contains("gemma3.attention.sliding_window") ? "not a positive number" : "absent");
   }
-  QUIPU_ASSIGN_OR_RETURN(ModelConfig config,
-                         read_common_config(metadata, "gemma3", {.period = 6}));
+  QUIPU_ASSIGN_OR_RETURN(ModelConfig config, read_common_config(metadata, "gemma3", {.period = 6}));
   config.activation = Activation::kGeluTanh;
   config.post_norms = true;
   config.query_key_norm = true;
@@ -45,9 +44,8 @@ Result<ModelConfig> read_gemma3_config(const Metadata& metadata) {
   const double scalar = config.block_count == kLayersOf27B
                             ? double{1} * config.embedding_length / config.head_count
                             : config.key_length;
-  QUIPU_ASSIGN_OR_RETURN(
-      const double scale,
-      read_positive(metadata, "gemma3.attention.scale", 1 / std::sqrt(scalar)));
+  QUIPU_ASSIGN_OR_RETURN(const double scale,
+                         read_positive(metadata, "gemma3.attention.scale", 1 / std::sqrt(scalar)));
   config.attention_scale = static_cast<float>(scale);
   return config;
 }

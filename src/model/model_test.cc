@@ -132,7 +132,8 @@ TEST(Architecture, AnUnsupportedOneListsTheSupported) {
   metadata.set("general.architecture", std::string("mamba"));
   const Status status = find_architecture(metadata).status();
   EXPECT_EQ(status.code(), ErrorCode::kUnsupported);
-  for (const char* part : {"mamba", "llama", "qwen2", "qwen3", "gpt2", "starcoder", "gemma2", "gemma3", "phi3"}) {
+  for (const char* part :
+       {"mamba", "llama", "qwen2", "qwen3", "gpt2", "starcoder", "gemma2", "gemma3", "phi3"}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   }
 }

@@ -32,6 +32,10 @@ std::vector<Setting> all_settings() {
            {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
         // What windows change does not depend on the weights.
         if (has_windows(shape) && weights != DType::kQ8_0) continue;
+        // Nor does what these do differently: one plain type, one of 32 and one of 256.
+        const bool few = shape == "tiny-gemma2" || shape == "tiny-gemma3" || shape == "tiny-phi3";
+        if (few && weights != DType::kBF16 && weights != DType::kQ8_0 && weights != DType::kQ4_K)
+          continue;
         settings.push_back({shape, weights, isa});
       }
     }

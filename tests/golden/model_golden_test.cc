@@ -178,8 +178,7 @@ TEST(LongRope, FactorsFollowTheContextInForce) {
 }
 
 // A GGUF file with one run of bytes replaced: what loading it says.
-Status status_of_patched(const std::string& case_name, std::string_view from,
-                         std::string_view to) {
+Status status_of_patched(const std::string& case_name, std::string_view from, std::string_view to) {
   std::string bytes = read_file(find_case(case_name).model, 1 << 24).value();
   const size_t at = bytes.find(from);
   EXPECT_NE(at, std::string::npos) << from;
@@ -187,8 +186,8 @@ Status status_of_patched(const std::string& case_name, std::string_view from,
   GoldenCase golden = find_case(case_name);
   golden.model = std::filesystem::temp_directory_path() /
                  fmt::format("quipu-golden-{}-{}.gguf", getpid(), case_name);
-  std::ofstream(golden.model, std::ios::binary).write(bytes.data(),
-                                                      static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(golden.model, std::ios::binary)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   const Status status = load_case(golden, {}).status();
   std::filesystem::remove(golden.model);
   return status;
@@ -210,9 +209,9 @@ TEST(MalformedModels, SayWhatIsMissingOrWrong) {
   // A tensor's name is followed by its number of dimensions (u32) and their sizes (u64).
   const std::string name = "rope_factors_long.weight";
   const std::string one_dimension("\1\0\0\0", 4);
-  expect_message(status_of_patched("phi3-q8_0", name + one_dimension + "\x08",
-                                   name + one_dimension + "\x04"),
-                 ErrorCode::kCorruptData, {name, "[4]", "expected [8]"});
+  expect_message(
+      status_of_patched("phi3-q8_0", name + one_dimension + "\x08", name + one_dimension + "\x04"),
+      ErrorCode::kCorruptData, {name, "[4]", "expected [8]"});
   expect_message(status_of_patched("gemma2-q8_0", "post_ffw_norm", "post_ffw_norn"),
                  ErrorCode::kNotFound, {"blk.0.post_ffw_norm.weight"});
 }
