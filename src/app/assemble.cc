@@ -91,7 +91,9 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   QUIPU_ASSIGN_OR_RETURN(
       loaded->model,
       load_model(*loaded->file, *loaded->backend,
-                 {.batch_tokens_max = std::max(options.prefill_chunk, 512), .progress = progress}));
+                 {.batch_tokens_max = std::max(options.prefill_chunk, 512),
+                  .context_length = options.context_length,
+                  .progress = progress}));
   const ModelConfig& config = loaded->model->config();
   const int64_t context =
       options.context_length == 0 ? config.context_length : options.context_length;

@@ -25,9 +25,11 @@ struct ModelShape {
   bool tied;
   double theta;  // 0: learned positions
   double epsilon;
-  double rope_factor = 0;  // of llama3 scaling; 0: none
-  int64_t window = 0;      // sliding attention; 0: none
-  int64_t full_every = 0;  // with a window: every so many layers, one without; 0: none without
+  double rope_factor = 0;      // of llama3 scaling, in gemma3 of linear scaling; 0: none
+  int64_t window = 0;          // sliding attention; 0: none
+  int64_t full_every = 0;      // with a window: every so many layers, one without; 0: as the
+                               // architecture has it
+  int64_t long_rope_from = 0;  // LongRoPE's original context; 0: no factors
 };
 
 // SOURCE: config.json of each published model.
@@ -51,6 +53,16 @@ constexpr std::array kShapes = {
                1e-5},
     ModelShape{"t5-small", "t5", 6, 512, 2048, 8, 8, 64, 32128, 512, true, 0, 1e-6},
     ModelShape{"flan-t5-base", "t5", 12, 768, 2048, 12, 12, 64, 32128, 512, false, 0, 1e-6},
+    ModelShape{"gemma-2-2b", "gemma2", 26, 2304, 9216, 8, 4, 256, 256000, 8192, true, 1e4, 1e-6, 0,
+               4096},
+    ModelShape{"gemma-3-1b", "gemma3", 26, 1152, 6912, 4, 1, 256, 262144, 32768, true, 1e6, 1e-6, 0,
+               512},
+    ModelShape{"gemma-3-4b", "gemma3", 34, 2560, 10240, 8, 4, 256, 262208, 131072, true, 1e6, 1e-6,
+               8, 1024},
+    ModelShape{"phi-3-mini", "phi3", 32, 3072, 8192, 32, 32, 96, 32064, 4096, false, 1e4, 1e-5, 0,
+               2047},
+    ModelShape{"phi-3-mini-128k", "phi3", 32, 3072, 8192, 32, 32, 96, 32064, 131072, false, 1e4,
+               1e-5, 0, 0, 0, 4096},
     // For tests: rows of 256, so that every type applies; vocabularies that 16 does not divide.
     ModelShape{"tiny-llama", "llama", 2, 256, 256, 4, 2, 64, 321, 2048, false, 1e4, 1e-5},
     ModelShape{"tiny-qwen2", "qwen2", 2, 256, 256, 4, 1, 64, 321, 2048, true, 1e6, 1e-6},
@@ -61,6 +73,11 @@ constexpr std::array kShapes = {
     ModelShape{"tiny-windows", "llama", 2, 256, 256, 4, 2, 64, 321, 2048, false, 1e4, 1e-5, 0, 24},
     ModelShape{"tiny-mixed", "llama", 6, 256, 256, 4, 2, 64, 321, 2048, true, 1e4, 1e-5, 0, 20, 6},
     ModelShape{"tiny-t5", "t5", 2, 256, 256, 4, 4, 64, 321, 512, false, 0, 1e-6},
+    // Windows of 48 in one of two layers, and in five of six.
+    ModelShape{"tiny-gemma2", "gemma2", 2, 256, 256, 4, 2, 64, 321, 2048, true, 1e4, 1e-6, 0, 48},
+    ModelShape{"tiny-gemma3", "gemma3", 6, 256, 256, 2, 1, 64, 321, 2048, true, 1e6, 1e-6, 8, 48},
+    ModelShape{"tiny-phi3", "phi3", 2, 256, 256, 4, 4, 64, 321, 2048, false, 1e4, 1e-5, 0, 0, 0,
+               256},
 };
 
 constexpr int64_t kT5Buckets = 32;  // of relative positions, in all published models
@@ -95,6 +112,8 @@ class ModelPlan {
  private:
   bool is_t5() const { return shape_.architecture == "t5"; }
   bool is_gpt2_like() const { return shape_.theta == 0 && !is_t5(); }
+  bool is_gemma() const { return shape_.architecture.starts_with("gemma"); }
+  bool is_phi3() const { return shape_.architecture == "phi3"; }
 
   void add(std::string name, Shape dimensions, Recipe recipe) {
     TensorInfo info{std::move(name), DType::kF32, std::move(dimensions), 0};
@@ -127,12 +146,27 @@ class ModelPlan {
       add("position_embd.weight", {shape_.context, shape_.hidden}, {0, 0.5f / root, {}});
     add_norm("output_norm", shape_.hidden);
     if (!shape_.tied) add_linear("output", shape_.vocabulary, shape_.hidden, 2);
-    if (shape_.rope_factor != 0) {
+    if (shape_.architecture == "llama" && shape_.rope_factor != 0) {
       const auto factors = llama3_rope_factors(
           {.theta = shape_.theta, .factor = shape_.rope_factor, .original_context = 8192},
           shape_.head_dim);
       add("rope_freqs.weight", {static_cast<int64_t>(factors.size())}, {0, 0, factors});
     }
+    if (shape_.long_rope_from != 0) {
+      const int64_t pairs = shape_.head_dim / 2;
+      add("rope_factors_long.weight", {pairs}, {0, 0, rising_factors(pairs, 1.1f, 40)});
+      add("rope_factors_short.weight", {pairs}, {0, 0, rising_factors(pairs, 1, 0.1f)});
+    }
+  }
+
+  // LongRoPE's published factors rise like this, from about 1 to some tens.
+  static std::vector<float> rising_factors(int64_t pairs, float first, float rise) {
+    std::vector<float> factors;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float part = static_cast<float>(i) / static_cast<float>(pairs);
+      factors.push_back(first + rise * part * part);
+    }
+    return factors;
   }
 
   void add_layer(int64_t layer) {
@@ -143,23 +177,26 @@ class ModelPlan {
     const float residual_gain = 1 / std::sqrt(2 * static_cast<float>(shape_.layers));
     const bool biased = is_gpt2_like();
     add_norm(block + "attn_norm", shape_.hidden);
-    if (biased) {
-      add_linear(block + "attn_qkv", q_rows + 2 * kv_rows, shape_.hidden, 1, true);
+    if (biased || is_phi3()) {
+      add_linear(block + "attn_qkv", q_rows + 2 * kv_rows, shape_.hidden, 1, biased);
     } else {
       const bool qkv_biased = shape_.architecture == "qwen2";
       add_linear(block + "attn_q", q_rows, shape_.hidden, 1, qkv_biased);
       add_linear(block + "attn_k", kv_rows, shape_.hidden, 1, qkv_biased);
       add_linear(block + "attn_v", kv_rows, shape_.hidden, 1, qkv_biased);
     }
-    if (shape_.architecture == "qwen3") {
+    if (shape_.architecture == "qwen3" || shape_.architecture == "gemma3") {
       add_norm(block + "attn_q_norm", shape_.head_dim);
       add_norm(block + "attn_k_norm", shape_.head_dim);
     }
     add_linear(block + "attn_output", shape_.hidden, q_rows, residual_gain, biased);
+    if (is_gemma()) add_norm(block + "post_attention_norm", shape_.hidden);
     add_norm(block + "ffn_norm", shape_.hidden);
-    if (!biased) add_linear(block + "ffn_gate", shape_.inner, shape_.hidden);
-    add_linear(block + "ffn_up", shape_.inner, shape_.hidden, 1, biased);
+    if (!biased && !is_phi3()) add_linear(block + "ffn_gate", shape_.inner, shape_.hidden);
+    add_linear(block + "ffn_up", is_phi3() ? 2 * shape_.inner : shape_.inner, shape_.hidden, 1,
+               biased);
     add_linear(block + "ffn_down", shape_.hidden, shape_.inner, residual_gain, biased);
+    if (is_gemma()) add_norm(block + "post_ffw_norm", shape_.hidden);
   }
 
   // Version 1.0 ties the head to the embedding and has no gate; 1.1 has a head and a gate.
@@ -240,6 +277,20 @@ Metadata metadata_of(const ModelShape& shape, const SynthOptions& options) {
     for (int64_t layer = 1; layer <= shape.layers; ++layer)
       windowed.push_back(layer % shape.full_every != 0);
     set("attention.sliding_window_pattern", std::move(windowed));
+  }
+  if (shape.architecture == "gemma2") {
+    set("attn_logit_softcapping", 50.0);
+    set("final_logit_softcapping", 30.0);
+  }
+  if (shape.architecture == "gemma3" && shape.rope_factor != 0) {
+    set("rope.scaling.type", std::string("linear"));
+    set("rope.scaling.factor", shape.rope_factor);
+  }
+  if (shape.long_rope_from != 0) {
+    const double original = static_cast<double>(shape.long_rope_from);
+    set("rope.scaling.original_context_length", size(shape.long_rope_from));
+    const double stretch = std::max(1.0, static_cast<double>(shape.context) / original);
+    set("rope.scaling.attn_factor", std::sqrt(1 + std::log(stretch) / std::log(original)));
   }
   set("vocab_size", size(shape.vocabulary));
   metadata.set("tokenizer.ggml.model", std::string("no_vocab"));

@@ -65,7 +65,8 @@ TEST_F(SynthModel, WeightsLookLikeWeights) {
 TEST_F(SynthModel, EveryShapeCanBeWritten) {
   for (const std::string& name : synth_shape_names()) {
     bool large = false;  // the same plan as the smaller ones, but up to a hundred megabytes a layer
-    for (const char* size : {"1.7b", "-3b", "-4b", "-7b", "-8b"}) large |= name.ends_with(size);
+    for (const char* size : {"1.7b", "-2b", "-3b", "-4b", "-7b", "-8b", "-mini", "-128k"})
+      large |= name.ends_with(size);
     if (large) continue;
     const SynthOptions options{.shape = name,
                                .type = DType::kQ4_0,

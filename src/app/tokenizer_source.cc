@@ -62,6 +62,8 @@ Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFile& file,
   if (model == "no_vocab" || model == "none") return std::unique_ptr<Tokenizer>();
   TokenizerSpec spec = read_tokenizer_spec(file.metadata(), kPrefix);
   if (pre_override.has_value()) spec.pre = *pre_override;
+  if (file.metadata().get_string("general.architecture") == "phi3")
+    strip_after_specials_of_phi3(spec);
   Result<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::from_spec(std::move(spec));
   if (!tokenizer.ok()) return tokenizer.status().with_context(path);
   return tokenizer;

@@ -152,7 +152,7 @@ struct AttentionArgs {
   int layer = 0;
   float scale = 1.0f;
   int32_t window = 0;    // 0: all positions
-  float softcap = 0.0f;  // 0: none; otherwise scores become cap * tanh(score / cap)
+  float softcap = 0.0f;  // 0: none; otherwise scaled scores become cap * tanh(score / cap)
   const int32_t* key_counts = nullptr;  // SHAPE: [sequences], each at least 1; null: causal
   // Added to the scaled scores by distance: for head h, query position p and key position t,
   // bias[h * bias_stride + t - p]; null: nothing. REQUIRES: kAttentionBiasMargin more floats can be
@@ -184,6 +184,14 @@ struct AddArgs {
   const float* b = nullptr;
   float* out = nullptr;
   size_t elements = 0;
+};
+
+// x = cap * tanh(x / cap), elementwise and in place: what Gemma does to logits.
+// SOURCE: Bello et al. 2016, neural combinatorial optimization, section 3; Gemma 2's report.
+struct SoftCapArgs {
+  float* x = nullptr;
+  size_t elements = 0;
+  float cap = 0;  // REQUIRES: positive
 };
 
 struct GatherRowsArgs {
@@ -237,6 +245,7 @@ class Backend {
   virtual void attention(const AttentionArgs& args) = 0;
   virtual void activation(const ActivationArgs& args) = 0;
   virtual void add(const AddArgs& args) = 0;
+  virtual void soft_cap(const SoftCapArgs& args) = 0;
   virtual void gather_rows(const GatherRowsArgs& args) = 0;
   virtual void arg_max(const ArgMaxArgs& args) = 0;
 };

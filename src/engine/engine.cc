@@ -47,11 +47,17 @@ Result<std::unique_ptr<KvStorage>> make_input_storage(Model& model, Backend& bac
 Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                                                const EngineConfig& config, const Clock& clock) {
   const int64_t trained = model.config().context_length;
-  const int64_t context = config.context_length == 0 ? trained : config.context_length;
+  const int64_t loaded_for = model.config().context_in_force;
+  const int64_t context = config.context_length == 0 ? loaded_for : config.context_length;
   if (context < 1 || context > trained) {
     return make_error(ErrorCode::kInvalidArgument,
                       "a context of {} tokens was asked for; the model was trained for {}", context,
                       trained);
+  }
+  if (context > loaded_for) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "a context of {} tokens was asked for; the model was loaded for {}", context,
+                      loaded_for);
   }
   const KvCacheSpec spec = kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens);
   SchedulerConfig scheduler = {

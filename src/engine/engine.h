@@ -20,7 +20,7 @@
 namespace quipu {
 
 struct EngineConfig {
-  int64_t context_length = 0;  // 0: the model's
+  int64_t context_length = 0;  // 0: what the model was loaded for
   KvFormat kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it

@@ -110,24 +110,82 @@ constexpr LayerStack kT5Stacks[] = {
 constexpr std::string_view kT5Ignored[] = {".embed_tokens.weight",
                                            ".EncDecAttention.relative_attention_bias.weight"};
 
+// Norms before and behind both parts, and of queries and keys in Gemma 3; each a gain of 1 + w.
+constexpr TensorRule kGemmaGlobals[] = {
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm", RowOrder::kSame, 1},
+    {"lm_head", "output"},
+};
+
+constexpr TensorRule kGemmaLayers[] = {
+    {"input_layernorm", "attn_norm", RowOrder::kSame, 1},
+    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},
+    {"self_attn.q_norm", "attn_q_norm", RowOrder::kSame, 1},
+    {"self_attn.k_norm", "attn_k_norm", RowOrder::kSame, 1},
+    {"self_attn.o_proj", "attn_output"},
+    {"post_attention_layernorm", "post_attention_norm", RowOrder::kSame, 1},
+    {"pre_feedforward_layernorm", "ffn_norm", RowOrder::kSame, 1},
+    {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
+    {"post_feedforward_layernorm", "post_ffw_norm", RowOrder::kSame, 1},
+};
+
+// Fused rows lie in GGUF's order: q | k | v and gate | up.
+constexpr TensorRule kPhi3Layers[] = {
+    {"input_layernorm", "attn_norm"},    {"self_attn.qkv_proj", "attn_qkv"},
+    {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
+    {"mlp.gate_up_proj", "ffn_up"},      {"mlp.down_proj", "ffn_down"},
+};
+
+constexpr std::string_view kModelPrefix[] = {"model."};
+constexpr std::string_view kGpt2Prefix[] = {"transformer."};
+// Gemma 3 with images, as published and as transformers 5 writes it.
+constexpr std::string_view kTextOfSeveral[] = {"language_model.model.", "model.language_model.",
+                                               "language_model.", "model."};
+constexpr std::string_view kVisionParts[] = {"vision_tower.", "multi_modal_projector.",
+                                             "model.vision_tower.", "model.multi_modal_projector."};
 constexpr std::string_view kLlamaIgnored[] = {".rotary_emb.inv_freq"};
 constexpr std::string_view kGpt2Ignored[] = {".attn.bias", ".attn.masked_bias"};
 
 constexpr HfArchitecture llama_like(std::string_view model_type, std::string_view gguf_name,
                                     std::span<const TensorRule> layers) {
-  return {model_type,    gguf_name, ConfigFamily::kLlama, "model.", "layers.",
-          kLlamaGlobals, layers,    kLlamaIgnored,        false,    1e-6};
+  return {model_type,    gguf_name, ConfigFamily::kLlama, kModelPrefix, "layers.",
+          kLlamaGlobals, layers,    kLlamaIgnored,        {},           false,
+          1e-6};
 }
 
 constexpr HfArchitecture gpt2_like(std::string_view model_type, std::string_view gguf_name,
                                    std::span<const TensorRule> layers) {
-  return {model_type,   gguf_name, ConfigFamily::kGpt2, "transformer.", "h.",
-          kGpt2Globals, layers,    kGpt2Ignored,        true,           1e-5};
+  return {model_type,   gguf_name, ConfigFamily::kGpt2, kGpt2Prefix, "h.",
+          kGpt2Globals, layers,    kGpt2Ignored,        {},          true,
+          1e-5};
+}
+
+constexpr HfArchitecture gemma_like(std::string_view model_type, std::string_view gguf_name) {
+  return {model_type,    gguf_name,    ConfigFamily::kGemma, kModelPrefix, "layers.",
+          kGemmaGlobals, kGemmaLayers, kLlamaIgnored,        {},           true,
+          1e-6};
+}
+
+constexpr HfArchitecture gemma_with_images() {
+  HfArchitecture architecture = gemma_like("gemma3", "gemma3");
+  architecture.prefixes = kTextOfSeveral;
+  architecture.ignored_parts = kVisionParts;
+  return architecture;
+}
+
+constexpr HfArchitecture phi3() {
+  return {"phi3",        "phi3",      ConfigFamily::kPhi3, kModelPrefix, "layers.",
+          kLlamaGlobals, kPhi3Layers, kLlamaIgnored,       {},           false,
+          1e-5};
 }
 
 constexpr HfArchitecture t5_like(std::string_view model_type) {
-  return {model_type, "t5", ConfigFamily::kT5, "", "", kT5Globals, {}, kT5Ignored,
-          true,       1e-6, kT5Stacks};
+  return {model_type, "t5",       ConfigFamily::kT5, {},   "",   kT5Globals,
+          {},         kT5Ignored, {},                true, 1e-6, kT5Stacks};
 }
 
 constexpr std::array kArchitectures = {
@@ -139,6 +197,10 @@ constexpr std::array kArchitectures = {
     gpt2_like("gpt_bigcode", "starcoder", kStarcoderLayers),
     t5_like("t5"),
     t5_like("mt5"),
+    gemma_like("gemma2", "gemma2"),
+    gemma_like("gemma3_text", "gemma3"),
+    gemma_with_images(),
+    phi3(),
 };
 
 // Models without a decoder, by model_type.
@@ -192,8 +254,13 @@ NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view 
   for (const std::string_view end : architecture.ignored) {
     if (name.ends_with(end)) return {NameKind::kIgnored, {}};
   }
+  for (const std::string_view part : architecture.ignored_parts) {
+    if (name.starts_with(part)) return {NameKind::kIgnored, {}};
+  }
   std::string_view rest = name;
-  consume(rest, architecture.prefix);
+  for (const std::string_view prefix : architecture.prefixes) {
+    if (consume(rest, prefix)) break;
+  }
   std::string_view suffix;
   for (const std::string_view candidate : {".weight", ".bias"}) {
     if (rest.ends_with(candidate)) suffix = candidate;
@@ -216,7 +283,7 @@ NameLookup map_tensor_name(const HfArchitecture& architecture, std::string_view 
         is_bias && rule->order == RowOrder::kTransposed ? RowOrder::kSame : rule->order;
     const std::string block = layer ? fmt::format("{}{}.", block_prefix, *layer) : "";
     return {NameKind::kMapped,
-            {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, layer}};
+            {fmt::format("{}{}{}", block, rule->gguf_name, suffix), order, rule->added, layer}};
   };
   if (layer_prefix.empty() || !consume(rest, layer_prefix))
     return mapped(find_rule(architecture.globals, rest), std::nullopt);

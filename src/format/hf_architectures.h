@@ -32,9 +32,10 @@ struct TensorRule {
   std::string_view hf_name;
   std::string_view gguf_name;
   RowOrder order = RowOrder::kSame;
+  float added = 0;  // to every value: Gemma's files hold a norm's w for a gain of 1 + w
 };
 
-enum class ConfigFamily { kLlama, kGpt2, kT5 };
+enum class ConfigFamily { kLlama, kGpt2, kGemma, kPhi3, kT5 };
 
 // One of several stacks of layers: "encoder.block.3.layer.0.SelfAttention.q" -> "enc.blk.3.attn_q".
 struct LayerStack {
@@ -47,11 +48,13 @@ struct HfArchitecture {
   std::string_view model_type;  // "model_type" of config.json
   std::string_view gguf_name;   // "general.architecture"
   ConfigFamily family;
-  std::string_view prefix;        // before every name, where the file has it: "model."
+  // Before every name, where the file has it: "model."; the first that fits.
+  std::span<const std::string_view> prefixes;
   std::string_view layer_prefix;  // before the layer number: "layers."
   std::span<const TensorRule> globals;
   std::span<const TensorRule> layers;
   std::span<const std::string_view> ignored;  // ends of names that hold no weights, such as masks
+  std::span<const std::string_view> ignored_parts;  // beginnings of names: other modalities
   bool tied_by_default;  // tie_word_embeddings when the configuration does not say
   double rms_epsilon_default;
   std::span<const LayerStack> stacks = {};  // instead of layer_prefix and layers, where not empty
@@ -68,6 +71,7 @@ Status encoder_only_error(std::string_view architecture);
 struct MappedName {
   std::string gguf_name;  // with ".weight" or ".bias"
   RowOrder order;
+  float added;  // to every value
   std::optional<int64_t> layer;
 };
 

@@ -24,9 +24,14 @@ class ConfigBuilder {
 
   Status build() {
     QUIPU_RETURN_IF_ERROR(refuse_quantized());
-    if (config_.architecture->family == ConfigFamily::kLlama) return build_llama();
-    if (config_.architecture->family == ConfigFamily::kT5) return build_t5();
-    return build_gpt2();
+    switch (config_.architecture->family) {
+      case ConfigFamily::kLlama: return build_llama();
+      case ConfigFamily::kGpt2: return build_gpt2();
+      case ConfigFamily::kGemma: return build_gemma();
+      case ConfigFamily::kPhi3: return build_phi3();
+      case ConfigFamily::kT5: return build_t5();
+    }
+    QUIPU_CHECK(false, "configuration family {}", static_cast<int>(config_.architecture->family));
   }
 
  private:
@@ -38,9 +43,12 @@ class ConfigBuilder {
   Result<int64_t> require_size(const char* key) const {
     return json_.require_int(key, 1, kSizeMax);
   }
-  Result<int64_t> size_or(const char* key, int64_t otherwise) const {
-    QUIPU_ASSIGN_OR_RETURN(const auto value, json_.get_int(key, 1, kSizeMax));
-    return value.value_or(otherwise);
+  // A size; without a default the key is required.
+  Result<int64_t> size_or(const char* key, std::optional<int64_t> otherwise,
+                          int64_t max = kSizeMax) const {
+    if (!otherwise) return json_.require_int(key, 1, max);
+    QUIPU_ASSIGN_OR_RETURN(const auto value, json_.get_int(key, 1, max));
+    return value.value_or(*otherwise);
   }
 
   template <typename... Args>
@@ -79,33 +87,53 @@ class ConfigBuilder {
                        key, fmt::join(known, ", "));
   }
 
+  // What a configuration class means where the file leaves a key out; nothing: required, or as the
+  // comment says.
+  struct ShapeDefaults {
+    int64_t context = 2048;
+    std::optional<int64_t> hidden, inner, layers, heads;
+    std::optional<int64_t> heads_kv;  // nothing: as many as heads
+    std::optional<int64_t> head_dim;  // nothing: hidden / heads
+  };
+  struct Sizes {
+    int64_t context = 0, head_dim = 0;
+  };
+
   Status build_llama();
-  Status read_heads();
-  Status read_window();
-  Status read_rope(int64_t head_dim, int64_t context);
-  Status read_yarn(const JsonReader& scaling, double factor);
-  Status read_llama3(const JsonReader& scaling, double factor, double theta, int64_t head_dim,
-                     int64_t context);
   Status build_gpt2();
   Status build_t5();
-  Status read_tied();
+  Status build_gemma();
+  Status build_phi3();
+  Result<Sizes> read_sizes(const ShapeDefaults& defaults);
+  Status read_heads(const ShapeDefaults& defaults);
+  Status read_window();
+  Status read_gemma_windows();
+  Status read_soft_caps();
+  Status read_rope(const Sizes& sizes, int64_t dims, double theta_default = 1e4);
+  Status read_local_rope();
+  Status read_yarn(const JsonReader& scaling, double factor);
+  Status read_longrope(const JsonReader& scaling, const Sizes& sizes, int64_t dims);
+  Status read_llama3(const JsonReader& scaling, double factor, double theta, const Sizes& sizes);
+  Status read_tied(std::optional<int64_t> vocabulary_default = {});
 
   const JsonReader& json_;
   HfConfig& config_;
   std::string_view arch_;
 };
 
-Status ConfigBuilder::read_tied() {
+Status ConfigBuilder::read_tied(std::optional<int64_t> vocabulary_default) {
   QUIPU_ASSIGN_OR_RETURN(const auto tied, json_.get_bool("tie_word_embeddings"));
   config_.tied_embeddings = tied.value_or(config_.architecture->tied_by_default);
-  QUIPU_ASSIGN_OR_RETURN(const int64_t vocabulary, require_size("vocab_size"));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t vocabulary, size_or("vocab_size", vocabulary_default));
   set_size("vocab_size", vocabulary);
   return Status::ok_status();
 }
 
-Status ConfigBuilder::read_heads() {
-  QUIPU_ASSIGN_OR_RETURN(config_.head_count, require_size("num_attention_heads"));
-  QUIPU_ASSIGN_OR_RETURN(config_.head_count_kv, size_or("num_key_value_heads", config_.head_count));
+Status ConfigBuilder::read_heads(const ShapeDefaults& defaults) {
+  QUIPU_ASSIGN_OR_RETURN(config_.head_count, size_or("num_attention_heads", defaults.heads));
+  QUIPU_ASSIGN_OR_RETURN(
+      config_.head_count_kv,
+      size_or("num_key_value_heads", defaults.heads_kv.value_or(config_.head_count)));
   if (config_.head_count % config_.head_count_kv != 0) {
     return corrupt("'num_attention_heads' {} is not a multiple of 'num_key_value_heads' {}",
                    config_.head_count, config_.head_count_kv);
@@ -115,37 +143,163 @@ Status ConfigBuilder::read_heads() {
   return Status::ok_status();
 }
 
-Status ConfigBuilder::build_llama() {
-  QUIPU_RETURN_IF_ERROR(require_activation("hidden_act", {"silu", "swish"}));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t context, size_or("max_position_embeddings", 2048));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t hidden, require_size("hidden_size"));
-  QUIPU_ASSIGN_OR_RETURN(const int64_t inner, require_size("intermediate_size"));
+// Sizes, heads and norms: what every family of Llama's descendants writes under the same keys.
+Result<ConfigBuilder::Sizes> ConfigBuilder::read_sizes(const ShapeDefaults& defaults) {
+  Sizes sizes;
+  QUIPU_ASSIGN_OR_RETURN(sizes.context, size_or("max_position_embeddings", defaults.context));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t hidden, size_or("hidden_size", defaults.hidden));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t inner, size_or("intermediate_size", defaults.inner));
   QUIPU_ASSIGN_OR_RETURN(config_.block_count,
-                         json_.require_int("num_hidden_layers", 1, kLayersMax));
-  set_size("context_length", context);
+                         size_or("num_hidden_layers", defaults.layers, kLayersMax));
+  set_size("context_length", sizes.context);
   set_size("embedding_length", hidden);
   set_size("block_count", config_.block_count);
   set_size("feed_forward_length", inner);
-  QUIPU_RETURN_IF_ERROR(read_heads());
-  // Qwen3's configuration class has a head size of its own; the others divide.
-  QUIPU_ASSIGN_OR_RETURN(const auto given_head_dim, json_.get_int("head_dim", 1, kSizeMax));
-  if (!given_head_dim && arch_ != "qwen3" && hidden % config_.head_count != 0) {
+  QUIPU_RETURN_IF_ERROR(read_heads(defaults));
+  // Qwen3's and Gemma's configuration classes have a head size of their own; the others divide.
+  QUIPU_ASSIGN_OR_RETURN(auto head_dim, json_.get_int("head_dim", 1, kSizeMax));
+  if (!head_dim) head_dim = defaults.head_dim;
+  if (!head_dim && hidden % config_.head_count != 0) {
     return corrupt(
         "'hidden_size' {} is not a multiple of 'num_attention_heads' {}, and 'head_dim' is absent",
         hidden, config_.head_count);
   }
-  constexpr int64_t kQwen3HeadDim = 128;
-  const int64_t head_dim =
-      given_head_dim.value_or(arch_ == "qwen3" ? kQwen3HeadDim : hidden / config_.head_count);
-  set_size("attention.key_length", head_dim);
-  set_size("attention.value_length", head_dim);
-  set_size("rope.dimension_count", head_dim);
+  sizes.head_dim = head_dim.value_or(hidden / config_.head_count);
+  set_size("attention.key_length", sizes.head_dim);
+  set_size("attention.value_length", sizes.head_dim);
   QUIPU_ASSIGN_OR_RETURN(const auto epsilon, json_.get_number("rms_norm_eps"));
   set("attention.layer_norm_rms_epsilon",
       epsilon.value_or(config_.architecture->rms_epsilon_default));
+  return sizes;
+}
+
+Status ConfigBuilder::build_llama() {
+  QUIPU_RETURN_IF_ERROR(require_activation("hidden_act", {"silu", "swish"}));
+  ShapeDefaults defaults;
+  if (arch_ == "qwen3") defaults.head_dim = 128;
+  QUIPU_ASSIGN_OR_RETURN(const Sizes sizes, read_sizes(defaults));
   QUIPU_RETURN_IF_ERROR(read_window());
-  QUIPU_RETURN_IF_ERROR(read_rope(head_dim, context));
+  QUIPU_RETURN_IF_ERROR(read_rope(sizes, sizes.head_dim));
   return read_tied();
+}
+
+Status ConfigBuilder::build_phi3() {
+  QUIPU_RETURN_IF_ERROR(require_activation("hidden_act", {"silu", "swish"}));
+  QUIPU_ASSIGN_OR_RETURN(const Sizes sizes, read_sizes({.context = 4096}));
+  QUIPU_RETURN_IF_ERROR(read_window());
+  // Phi-4-mini rotates three quarters of each head.
+  QUIPU_ASSIGN_OR_RETURN(const auto rope, json_.get_object("rope_parameters"));
+  QUIPU_ASSIGN_OR_RETURN(auto partial, json_.get_number("partial_rotary_factor"));
+  if (rope) {
+    QUIPU_ASSIGN_OR_RETURN(const auto nested, rope->get_number("partial_rotary_factor"));
+    if (nested) partial = nested;
+  }
+  const double share = partial.value_or(1.0);
+  const auto dims = share > 0 && share <= 1
+                        ? static_cast<int64_t>(static_cast<double>(sizes.head_dim) * share)
+                        : int64_t{0};
+  if (dims < 2 || dims % 2 != 0) {
+    return corrupt(
+        "'partial_rotary_factor' {} of a head of {} is {} elements; expected an even number of at "
+        "least 2",
+        share, sizes.head_dim, dims);
+  }
+  QUIPU_RETURN_IF_ERROR(read_rope(sizes, dims));
+  return read_tied();
+}
+
+// SOURCE for the defaults: transformers' Gemma2Config and Gemma3TextConfig; published
+// configurations leave out what equals them.
+Status ConfigBuilder::build_gemma() {
+  const bool third = arch_ == "gemma3";
+  QUIPU_RETURN_IF_ERROR(require_activation("hidden_activation", {"gelu_pytorch_tanh"}));
+  QUIPU_RETURN_IF_ERROR(require_flag("use_bidirectional_attention", false));
+  QUIPU_ASSIGN_OR_RETURN(const Sizes sizes, read_sizes({.context = third ? 131072 : 8192,
+                                                        .hidden = 2304,
+                                                        .inner = 9216,
+                                                        .layers = 26,
+                                                        .heads = 8,
+                                                        .heads_kv = 4,
+                                                        .head_dim = 256}));
+  QUIPU_ASSIGN_OR_RETURN(const auto scalar, json_.get_number("query_pre_attn_scalar"));
+  const double divisor = scalar.value_or(256);
+  if (!(divisor > 0) || !std::isfinite(divisor))
+    return corrupt("'query_pre_attn_scalar': expected a positive number, found {}", divisor);
+  if (divisor != static_cast<double>(sizes.head_dim))
+    set("attention.scale", 1 / std::sqrt(divisor));
+  QUIPU_RETURN_IF_ERROR(read_soft_caps());
+  QUIPU_RETURN_IF_ERROR(read_gemma_windows());
+  QUIPU_RETURN_IF_ERROR(read_rope(sizes, sizes.head_dim, third ? 1e6 : 1e4));
+  if (third) QUIPU_RETURN_IF_ERROR(read_local_rope());
+  return read_tied(third ? 262208 : 256000);
+}
+
+// Gemma 2 has both caps, Gemma 3 usually none.
+Status ConfigBuilder::read_soft_caps() {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    QUIPU_ASSIGN_OR_RETURN(const auto cap, json_.get_number(key));
+    if (cap && (!(*cap > 0) || !std::isfinite(*cap)))
+      return corrupt("'{}': expected a positive number, found {}", key, *cap);
+    if (arch_ == "gemma2" && json_.is_null(key))
+      return unsupported("'{}' is null; quipu runs Gemma 2 with its soft caps only", key);
+    if (arch_ == "gemma3" && cap && key[0] == 'a')
+      return unsupported("'{}' is {}; quipu runs Gemma 3 without it only", key, *cap);
+    if (cap) set(key, *cap);
+  }
+  return Status::ok_status();
+}
+
+// Every second layer of Gemma 2 and every sixth of Gemma 3 sees everything, unless the
+// configuration lists the layers or gives another period.
+Status ConfigBuilder::read_gemma_windows() {
+  const int64_t period_default = arch_ == "gemma2" ? 2 : 6;
+  constexpr int64_t kWindowDefault = 4096;
+  QUIPU_ASSIGN_OR_RETURN(const int64_t window, size_or("sliding_window", kWindowDefault));
+  set_size("attention.sliding_window", window);
+  QUIPU_ASSIGN_OR_RETURN(const int64_t period, size_or("sliding_window_pattern", period_default));
+  QUIPU_ASSIGN_OR_RETURN(const auto types, json_.get_strings("layer_types"));
+  if (types && static_cast<int64_t>(types->size()) != config_.block_count) {
+    return corrupt("'layer_types' has {} entries for {} layers", types->size(),
+                   config_.block_count);
+  }
+  std::vector<bool> windowed, usual;  // per layer, as GGUF's key may be
+  for (int64_t layer = 0; layer < config_.block_count; ++layer) {
+    usual.push_back((layer + 1) % period_default != 0);
+    windowed.push_back((layer + 1) % period != 0);
+    if (!types) continue;
+    const std::string& type = (*types)[static_cast<size_t>(layer)];
+    if (type != "sliding_attention" && type != "full_attention") {
+      return unsupported("'layer_types' has '{}'; supported: sliding_attention and full_attention",
+                         printable(type));
+    }
+    windowed.back() = type == "sliding_attention";
+  }
+  if (windowed != usual) set("attention.sliding_window_pattern", std::move(windowed));
+  return Status::ok_status();
+}
+
+// The rope of Gemma 3's windowed layers: rope_local_base_freq, in transformers 5 a part of
+// rope_parameters.
+Status ConfigBuilder::read_local_rope() {
+  QUIPU_ASSIGN_OR_RETURN(auto theta, json_.get_number("rope_local_base_freq"));
+  QUIPU_ASSIGN_OR_RETURN(const auto parameters, json_.get_object("rope_parameters"));
+  if (parameters) {
+    QUIPU_ASSIGN_OR_RETURN(const auto local, parameters->get_object("sliding_attention"));
+    if (local) {
+      QUIPU_ASSIGN_OR_RETURN(const auto nested, local->get_number("rope_theta"));
+      if (nested) theta = nested;
+      QUIPU_ASSIGN_OR_RETURN(const auto type, local->get_string("rope_type"));
+      if (type && *type != "default")
+        return unsupported("rope scaling '{}' of windowed layers is not supported",
+                           printable(*type));
+    }
+  }
+  constexpr double kLocalBase = 10000;  // what GGUF means where it has no key
+  const double base = theta.value_or(kLocalBase);
+  if (!(base > 0.0) || !std::isfinite(base))
+    return corrupt("'rope_local_base_freq': expected a positive number, found {}", base);
+  if (base != kLocalBase) set("rope.freq_base_swa", base);
+  return Status::ok_status();
 }
 
 // The window matters only where the configuration switches it on, and for Qwen only in the layers
@@ -153,11 +307,13 @@ Status ConfigBuilder::build_llama() {
 Status ConfigBuilder::read_window() {
   QUIPU_ASSIGN_OR_RETURN(const auto window, json_.get_int("sliding_window", 0, INT64_MAX));
   QUIPU_ASSIGN_OR_RETURN(const auto enabled, json_.get_bool("use_sliding_window"));
-  const bool on = enabled.value_or(config_.architecture->model_type == "mistral");
+  const std::string_view model_type = config_.architecture->model_type;
+  const bool on = enabled.value_or(model_type == "mistral" || model_type == "phi3");
   if (!window || *window == 0 || !on) return Status::ok_status();
   QUIPU_ASSIGN_OR_RETURN(const auto full_layers, json_.get_int("max_window_layers", 0, kSizeMax));
   constexpr int64_t kQwenFullLayers = 28;  // where the configuration does not say
-  const int64_t first_windowed = arch_ == "llama" ? 0 : full_layers.value_or(kQwenFullLayers);
+  const bool every_layer = arch_ == "llama" || arch_ == "phi3";
+  const int64_t first_windowed = every_layer ? 0 : full_layers.value_or(kQwenFullLayers);
   if (first_windowed >= config_.block_count) return Status::ok_status();
   set_size("attention.sliding_window", *window);
   if (first_windowed == 0) return Status::ok_status();
@@ -169,20 +325,28 @@ Status ConfigBuilder::read_window() {
   return Status::ok_status();
 }
 
-// Transformers 4 writes rope_theta and rope_scaling {type or rope_type}; 5 writes rope_parameters.
-Status ConfigBuilder::read_rope(int64_t head_dim, int64_t context) {
-  QUIPU_ASSIGN_OR_RETURN(const auto partial, json_.get_number("partial_rotary_factor"));
-  if (partial && *partial != 1.0)
-    return unsupported("'partial_rotary_factor' is {}; quipu supports 1 only", *partial);
+// Transformers 4 writes rope_theta and rope_scaling {type or rope_type}; 5 writes rope_parameters,
+// with a part for each kind of layer where there are several.
+Status ConfigBuilder::read_rope(const Sizes& sizes, int64_t dims, double theta_default) {
+  set_size("rope.dimension_count", dims);
   QUIPU_ASSIGN_OR_RETURN(auto theta, json_.get_number("rope_theta"));
   QUIPU_ASSIGN_OR_RETURN(auto scaling, json_.get_object("rope_parameters"));
   if (scaling) {
+    QUIPU_ASSIGN_OR_RETURN(const auto full, scaling->get_object("full_attention"));
+    if (full) scaling = full;
     QUIPU_ASSIGN_OR_RETURN(const auto nested_theta, scaling->get_number("rope_theta"));
     if (nested_theta) theta = nested_theta;
   } else {
     QUIPU_ASSIGN_OR_RETURN(scaling, json_.get_object("rope_scaling"));
   }
-  const double base = theta.value_or(10000.0);
+  const JsonReader* const nested = scaling ? &*scaling : &json_;
+  for (const JsonReader* reader : {&json_, nested}) {
+    if (arch_ == "phi3") continue;  // build_phi3() has read it
+    QUIPU_ASSIGN_OR_RETURN(const auto partial, reader->get_number("partial_rotary_factor"));
+    if (partial && *partial != 1.0)
+      return unsupported("'partial_rotary_factor' is {}; quipu supports 1 only", *partial);
+  }
+  const double base = theta.value_or(theta_default);
   if (!(base > 0.0) || !std::isfinite(base))
     return corrupt("'rope_theta': expected a positive number, found {}", base);
   set("rope.freq_base", base);
@@ -191,10 +355,12 @@ Status ConfigBuilder::read_rope(int64_t head_dim, int64_t context) {
   QUIPU_ASSIGN_OR_RETURN(const auto old_type, scaling->get_string("type"));
   const std::string type = rope_type.value_or(old_type.value_or("default"));
   if (type == "default") return Status::ok_status();
-  if (type != "linear" && type != "llama3" && type != "yarn") {
-    return unsupported(
-        "rope scaling '{}' is not supported; supported: default, linear, llama3, yarn",
-        printable(type));
+  // Phi-3's first files call LongRoPE "su" or, confusingly, "yarn".
+  if (arch_ == "phi3" && (type == "longrope" || type == "su" || type == "yarn"))
+    return read_longrope(*scaling, sizes, dims);
+  if (arch_ == "phi3" || (type != "linear" && type != "llama3" && type != "yarn")) {
+    return unsupported("rope scaling '{}' is not supported; supported: {}", printable(type),
+                       arch_ == "phi3" ? "default, longrope" : "default, linear, llama3, yarn");
   }
   QUIPU_ASSIGN_OR_RETURN(const auto factor, scaling->get_number("factor"));
   constexpr double kFactorMin = 1e-3, kFactorMax = 1e6;
@@ -202,10 +368,54 @@ Status ConfigBuilder::read_rope(int64_t head_dim, int64_t context) {
     return corrupt("rope scaling '{}' needs a 'factor' from {} to {}, found {}", type, kFactorMin,
                    kFactorMax, factor ? fmt::format("{}", *factor) : "none");
   }
-  if (type == "llama3") return read_llama3(*scaling, *factor, base, head_dim, context);
+  if (type == "llama3") return read_llama3(*scaling, *factor, base, sizes);
   set("rope.scaling.type", type);
   set("rope.scaling.factor", *factor);
   return type == "yarn" ? read_yarn(*scaling, *factor) : Status::ok_status();
+}
+
+// SOURCE: Ding et al., "LongRoPE", and transformers' parameters.
+Status ConfigBuilder::read_longrope(const JsonReader& scaling, const Sizes& sizes, int64_t dims) {
+  constexpr int64_t kOriginalDefault = 4096;  // of transformers' Phi3Config
+  QUIPU_ASSIGN_OR_RETURN(auto original,
+                         json_.get_int("original_max_position_embeddings", 2, kSizeMax));
+  if (!original) {
+    QUIPU_ASSIGN_OR_RETURN(original,
+                           scaling.get_int("original_max_position_embeddings", 2, kSizeMax));
+  }
+  const int64_t original_context = original.value_or(kOriginalDefault);
+  set_size("rope.scaling.original_context_length", original_context);
+  for (const auto& [key, gguf_name] : {std::pair{"long_factor", "rope_factors_long.weight"},
+                                       std::pair{"short_factor", "rope_factors_short.weight"}}) {
+    QUIPU_ASSIGN_OR_RETURN(const auto factors, scaling.get_numbers(key));
+    if (!factors || static_cast<int64_t>(factors->size()) != dims / 2) {
+      return corrupt(
+          "rope scaling 'longrope' needs a '{}' of {} numbers, one for each rotated "
+          "pair, found {}",
+          key, dims / 2, factors ? fmt::format("{}", factors->size()) : "none");
+    }
+    RopeFactors tensor{gguf_name, {}};
+    for (const double factor : *factors) {
+      const auto value = static_cast<float>(factor);
+      if (!(value > 0) || !std::isfinite(value))
+        return corrupt("'{}' has {}; expected positive numbers", key, factor);
+      tensor.values.push_back(value);
+    }
+    config_.rope_factors.push_back(std::move(tensor));
+  }
+  QUIPU_ASSIGN_OR_RETURN(const auto given_stretch, scaling.get_number("factor"));
+  const double stretch = given_stretch.value_or(static_cast<double>(sizes.context) /
+                                                static_cast<double>(original_context));
+  QUIPU_ASSIGN_OR_RETURN(const auto attention_factor, scaling.get_number("attention_factor"));
+  const double own =
+      stretch > 1
+          ? std::sqrt(1 + std::log(stretch) / std::log(static_cast<double>(original_context)))
+          : 1;
+  const double total = attention_factor.value_or(own);
+  if (!(total > 0) || !std::isfinite(total))
+    return corrupt("longrope's attention factor is {}; expected a positive number", total);
+  if (total != 1) set("rope.scaling.attn_factor", total);
+  return Status::ok_status();
 }
 
 // SOURCE: Peng et al., "YaRN: efficient context window extension", and transformers' parameters.
@@ -241,7 +451,8 @@ Status ConfigBuilder::read_yarn(const JsonReader& scaling, double factor) {
 }
 
 Status ConfigBuilder::read_llama3(const JsonReader& scaling, double factor, double theta,
-                                  int64_t head_dim, int64_t context) {
+                                  const Sizes& sizes) {
+  const int64_t head_dim = sizes.head_dim;
   QUIPU_ASSIGN_OR_RETURN(const auto low, scaling.get_number("low_freq_factor"));
   QUIPU_ASSIGN_OR_RETURN(const auto high, scaling.get_number("high_freq_factor"));
   QUIPU_ASSIGN_OR_RETURN(const auto original,
@@ -256,8 +467,10 @@ Status ConfigBuilder::read_llama3(const JsonReader& scaling, double factor, doub
   if (head_dim % 2 != 0 || head_dim > kHeadDimMax) {
     return corrupt("rope needs an even head size of at most {}, found {}", kHeadDimMax, head_dim);
   }
-  config_.rope_factors = llama3_rope_factors(
-      {theta, factor, low_factor, high_factor, original.value_or(context)}, head_dim);
+  config_.rope_factors.push_back(
+      {"rope_freqs.weight",
+       llama3_rope_factors(
+           {theta, factor, low_factor, high_factor, original.value_or(sizes.context)}, head_dim)});
   return Status::ok_status();
 }
 
@@ -399,7 +612,10 @@ Result<HfConfig> parse_hf_config(std::string_view config, std::string_view confi
   QUIPU_ASSIGN_OR_RETURN(result.architecture, find_hf_architecture(*model_type, config_file));
   result.metadata.set("general.architecture", std::string(result.architecture->gguf_name));
   if (!name.empty()) result.metadata.set("general.name", std::string(name));
-  QUIPU_RETURN_IF_ERROR(ConfigBuilder(reader, result).build());
+  // A model of several modalities holds its text part's configuration as an object.
+  const bool several = !result.architecture->ignored_parts.empty();
+  QUIPU_ASSIGN_OR_RETURN(const auto text, reader.get_object(several ? "text_config" : ""));
+  QUIPU_RETURN_IF_ERROR(ConfigBuilder(text ? *text : reader, result).build());
   QUIPU_RETURN_IF_ERROR(read_tokens(reader, result.metadata));
   if (generation.empty()) return result;
   QUIPU_ASSIGN_OR_RETURN(const Json generation_json,

@@ -14,6 +14,12 @@
 
 namespace quipu {
 
+// Divisors of the rotary frequencies that a configuration holds and GGUF has as a tensor.
+struct RopeFactors {
+  std::string_view gguf_name;
+  std::vector<float> values;  // SHAPE: [rotated elements of a head / 2]
+};
+
 struct HfConfig {
   const HfArchitecture* architecture = nullptr;
   Metadata metadata;
@@ -21,9 +27,7 @@ struct HfConfig {
   int64_t head_count = 0;
   int64_t head_count_kv = 0;
   bool tied_embeddings = false;
-  // llama3 scaling: the divisor of each rotary frequency, GGUF's tensor rope_freqs.weight; empty
-  // without.
-  std::vector<float> rope_factors;
+  std::vector<RopeFactors> rope_factors;  // of llama3 scaling one tensor, of LongRoPE two
 };
 
 // The llama3 rope scaling of Llama 3.1 and later.

@@ -21,7 +21,6 @@ namespace {
 constexpr uint64_t kConfigBytesMax = 8 * kMiB;
 constexpr JsonLimits kIndexLimits = {.bytes_max = 32 * kMiB, .depth_max = 8};
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
-constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 constexpr std::string_view kTokenEmbedding = "token_embd.weight";
 
 // " such as DIR/x.gguf" for a directory that holds one: for the message to who gave the directory.
@@ -60,7 +59,7 @@ class HfModel : public ModelFile {
   Status add_shard(const std::string& name, const std::vector<std::string>& promised);
   Status add_tensor(const SafetensorsEntry& entry, const std::string& file);
   DType converted_dtype(std::string_view name, const Shape& shape, DType stored) const;
-  Status add_rope_factors();
+  void add_rope_factors();
   Status check_head() const;
 
   std::span<const std::byte> source_bytes(const HfTensor& tensor) const {
@@ -71,7 +70,8 @@ class HfModel : public ModelFile {
   ModelFileOptions options_;
   HfConfig config_;
   std::vector<MappedFile> files_;
-  std::vector<HfTensor> sources_;  // by index in directory_; rope factors come last, without one
+  // By index in directory_; the configuration's rope factors come last, without one.
+  std::vector<HfTensor> sources_;
   TensorDirectory directory_;
 };
 
@@ -202,8 +202,13 @@ Status HfModel::add_tensor(const SafetensorsEntry& entry, const std::string& fil
                       "{}: tensor '{}': expected {} dimensions of 1 or more, found {}", file, shown,
                       transposed ? "2" : "1 or 2", shape_to_string(entry.shape));
   }
-  HfTensor source{
-      files_.size() - 1, entry.offset, entry.bytes, *entry.dtype, entry.shape, mapped.order, 1};
+  HfTensor source{.file = files_.size() - 1,
+                  .offset = entry.offset,
+                  .source_bytes = entry.bytes,
+                  .source_dtype = *entry.dtype,
+                  .source_shape = entry.shape,
+                  .order = mapped.order,
+                  .added = mapped.added};
   if (mapped.order == RowOrder::kPermuteQueryHeads) source.heads = config_.head_count;
   if (mapped.order == RowOrder::kPermuteKeyHeads) source.heads = config_.head_count_kv;
   if (entry.shape[0] %
@@ -237,15 +242,15 @@ DType HfModel::converted_dtype(std::string_view name, const Shape& shape, DType 
                      shape);
 }
 
-Status HfModel::add_rope_factors() {
-  if (config_.rope_factors.empty()) return Status::ok_status();
-  const auto count = static_cast<int64_t>(config_.rope_factors.size());
-  QUIPU_CHECK(directory_.add({std::string(kRopeFactors),
-                              DType::kF32,
-                              {count},
-                              config_.rope_factors.size() * sizeof(float)}),
-              "no rule maps to {}", kRopeFactors);
-  return Status::ok_status();
+void HfModel::add_rope_factors() {
+  for (const RopeFactors& factors : config_.rope_factors) {
+    const auto count = static_cast<int64_t>(factors.values.size());
+    QUIPU_CHECK(directory_.add({std::string(factors.gguf_name),
+                                DType::kF32,
+                                {count},
+                                factors.values.size() * sizeof(float)}),
+                "no rule maps to {}", factors.gguf_name);
+  }
 }
 
 // An untied head must be there: its absence would otherwise look like a tied one.
@@ -263,15 +268,16 @@ Status HfModel::open() {
   QUIPU_ASSIGN_OR_RETURN(const auto shards, list_shards());
   for (const auto& [name, promised] : shards) QUIPU_RETURN_IF_ERROR(add_shard(name, promised));
   QUIPU_RETURN_IF_ERROR(check_head());
-  return add_rope_factors();
+  add_rope_factors();
+  return Status::ok_status();
 }
 
 Result<TensorData> HfModel::read(std::string_view name) const {
   QUIPU_ASSIGN_OR_RETURN(const size_t index, directory_.index_of(name, directory_path_.string()));
   const TensorInfo& info = directory_.all()[index];
   if (index >= sources_.size()) {
-    return view_or_aligned_copy(info.dtype, info.shape,
-                                std::as_bytes(std::span(config_.rope_factors)));
+    const RopeFactors& factors = config_.rope_factors[index - sources_.size()];
+    return view_or_aligned_copy(info.dtype, info.shape, std::as_bytes(std::span(factors.values)));
   }
   const HfTensor& tensor = sources_[index];
   if (tensor.is_view(info.dtype))

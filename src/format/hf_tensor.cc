@@ -22,13 +22,16 @@ size_t source_row(size_t row, size_t rows, const HfTensor& tensor) {
   return head * head_rows + within % 2 * (head_rows / 2) + within / 2;
 }
 
-void convert_row(DType from, const std::byte* source, DType to, std::span<float> scratch,
-                 std::byte* out) {
-  if (from == to) {
+void convert_row(DType from, const std::byte* source, DType to, float added,
+                 std::span<float> scratch, std::byte* out) {
+  if (from == to && added == 0) {
     std::memcpy(out, source, row_bytes(to, scratch.size()));
     return;
   }
   dequantize_row(from, source, scratch);
+  if (added != 0) {
+    for (float& value : scratch) value += added;
+  }
   quantize_row(to, scratch, out);
 }
 
@@ -69,7 +72,7 @@ void convert_in_rows(const Conversion& c, size_t begin, size_t end) {
   std::vector<float> scratch(c.columns);
   for (size_t row = begin; row < end; ++row) {
     convert_row(c.tensor.source_dtype, c.source + source_row(row, c.rows, c.tensor) * in_bytes,
-                c.dtype, scratch, c.out + row * out_bytes);
+                c.dtype, c.tensor.added, scratch, c.out + row * out_bytes);
   }
 }
 

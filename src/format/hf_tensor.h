@@ -19,16 +19,19 @@ struct HfTensor {
   Shape source_shape;  // as the file has it; 1 or 2 dimensions
   RowOrder order = RowOrder::kSame;
   int64_t heads = 1;  // of a permuted tensor
+  float added = 0;    // to every value
 
   // Whether the file's bytes are what GGUF would hold in `dtype`.
-  bool is_view(DType dtype) const { return order == RowOrder::kSame && dtype == source_dtype; }
+  bool is_view(DType dtype) const {
+    return order == RowOrder::kSame && added == 0 && dtype == source_dtype;
+  }
 };
 
 // Writes the tensor as `dtype` in GGUF's row order, a large one on `threads` threads. The result
 // does not depend on their number.
 // SHAPE: source: source_bytes of the file; out: rows of row_bytes(dtype, columns).
 // REQUIRES: source_dtype is f32, f16 or bf16, and dtype's block divides the columns,
-// and threads >= 1.
+// and threads >= 1; a transposed tensor has nothing added.
 void convert_tensor(const HfTensor& tensor, std::span<const std::byte> source, DType dtype,
                     int threads, std::span<std::byte> out);
 

@@ -170,10 +170,88 @@ TEST(HfConfig, RopeScaling) {
       R"("head_dim":64,"rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,
           "low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192})"));
   EXPECT_EQ(llama3->metadata.find("llama.rope.scaling.type"), nullptr);
-  ASSERT_EQ(llama3->rope_factors.size(), 32u);
-  EXPECT_EQ(llama3->rope_factors[0], 1.0f);
-  EXPECT_EQ(llama3->rope_factors[31], 8.0f);
-  for (size_t i = 1; i < 32; ++i) EXPECT_GE(llama3->rope_factors[i], llama3->rope_factors[i - 1]);
+  ASSERT_EQ(llama3->rope_factors.size(), 1u);
+  EXPECT_EQ(llama3->rope_factors[0].gguf_name, "rope_freqs.weight");
+  const std::vector<float>& factors = llama3->rope_factors[0].values;
+  ASSERT_EQ(factors.size(), 32u);
+  EXPECT_EQ(factors[0], 1.0f);
+  EXPECT_EQ(factors[31], 8.0f);
+  for (size_t i = 1; i < 32; ++i) EXPECT_GE(factors[i], factors[i - 1]);
+}
+
+constexpr std::string_view kGemma3Config =
+    R"({"model_type":"gemma3","eos_token_id":[1,106],"vision_config":{},"text_config":{
+        "hidden_size":64,"intermediate_size":96,"num_hidden_layers":7,"head_dim":32,
+        "rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":16})";
+
+TEST(HfConfig, GemmaTextOfAModelWithImages) {
+  const Metadata metadata = config_of(std::string(kGemma3Config) + "}").value().metadata;
+  EXPECT_EQ(metadata.get_string("general.architecture"), "gemma3");
+  EXPECT_EQ(metadata.get_int("gemma3.attention.head_count"), 8);  // where nothing says so
+  EXPECT_EQ(metadata.get_int("gemma3.attention.head_count_kv"), 4);
+  EXPECT_EQ(metadata.get_int("gemma3.vocab_size"), 262208);
+  EXPECT_EQ(metadata.get_double("gemma3.rope.freq_base"), 1e6);
+  EXPECT_EQ(metadata.get_double("gemma3.rope.scaling.factor"), 8.0);
+  EXPECT_EQ(metadata.get_double("gemma3.attention.scale"), 1.0 / 16);  // query_pre_attn_scalar 256
+  EXPECT_FALSE(metadata.contains("gemma3.rope.freq_base_swa"));
+  EXPECT_FALSE(metadata.contains("gemma3.attention.sliding_window_pattern"));
+  EXPECT_EQ(metadata.get_int("tokenizer.ggml.eos_token_id"), 1);
+}
+
+TEST(HfConfig, GemmaLayersAndRopes) {
+  const auto gemma = [](std::string_view more) {
+    return config_of(std::string(kGemma3Config.substr(0, kGemma3Config.size() - 1)) + "," +
+                     std::string(more) + "}}");
+  };
+  const auto listed = gemma(R"("layer_types":["full_attention","sliding_attention",
+      "full_attention","full_attention","full_attention","full_attention","full_attention"])");
+  EXPECT_EQ(std::get<std::vector<bool>>(
+                *listed->metadata.find("gemma3.attention.sliding_window_pattern")),
+            (std::vector<bool>{0, 1, 0, 0, 0, 0, 0}));
+  const auto ropes = gemma(R"("rope_parameters":{"full_attention":{"rope_theta":2e6},
+      "sliding_attention":{"rope_theta":3e4,"rope_type":"default"}})");
+  EXPECT_EQ(ropes->metadata.get_double("gemma3.rope.freq_base"), 2e6);
+  EXPECT_EQ(ropes->metadata.get_double("gemma3.rope.freq_base_swa"), 3e4);
+  EXPECT_FALSE(ropes->metadata.contains("gemma3.rope.scaling.type"));
+  expect_error(gemma(R"("layer_types":["full_attention"])").status(), ErrorCode::kCorruptData,
+               {"'layer_types' has 1 entries for 7 layers"});
+  expect_error(gemma(R"("sliding_window":0)").status(), ErrorCode::kCorruptData,
+               {"'text_config.sliding_window'"});
+  expect_error(gemma(R"("use_bidirectional_attention":true)").status(), ErrorCode::kUnsupported,
+               {"'use_bidirectional_attention'"});
+  expect_error(gemma(R"("query_pre_attn_scalar":0)").status(), ErrorCode::kCorruptData,
+               {"'query_pre_attn_scalar'"});
+  expect_error(config_of(R"({"model_type":"gemma2","attn_logit_softcapping":null})").status(),
+               ErrorCode::kUnsupported, {"'attn_logit_softcapping' is null"});
+}
+
+TEST(HfConfig, Phi3LongRope) {
+  const auto phi = [](std::string_view rope) {
+    std::string text = llama_with(R"("head_dim":16,"partial_rotary_factor":0.5,
+        "original_max_position_embeddings":64,"max_position_embeddings":4096,"rope_scaling":)");
+    text.pop_back();
+    text += std::string(rope) + "}";
+    return config_of(text.replace(text.find("\"llama\""), 7, "\"phi3\""));
+  };
+  const auto config = phi(R"({"type":"su","long_factor":[1,2,3,4],"short_factor":[1,1.5,1.5,1]})");
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  EXPECT_EQ(config->metadata.get_int("phi3.rope.dimension_count"), 8);
+  EXPECT_EQ(config->metadata.get_int("phi3.rope.scaling.original_context_length"), 64);
+  EXPECT_NEAR(*config->metadata.get_double("phi3.rope.scaling.attn_factor"), std::sqrt(2.0), 1e-12);
+  ASSERT_EQ(config->rope_factors.size(), 2u);
+  EXPECT_EQ(config->rope_factors[0].gguf_name, "rope_factors_long.weight");
+  EXPECT_EQ(config->rope_factors[0].values, (std::vector<float>{1, 2, 3, 4}));
+  EXPECT_EQ(config->rope_factors[1].values, (std::vector<float>{1, 1.5, 1.5, 1}));
+  expect_error(phi(R"({"type":"su","long_factor":[1,2,3],"short_factor":[1,1,1,1]})").status(),
+               ErrorCode::kCorruptData, {"'long_factor' of 4 numbers", "found 3"});
+  expect_error(phi(R"({"type":"su","long_factor":[1,2,3,0],"short_factor":[1,1,1,1]})").status(),
+               ErrorCode::kCorruptData, {"'long_factor' has 0", "positive"});
+  expect_error(phi(R"({"type":"longrope","long_factor":[1,2,3,4]})").status(),
+               ErrorCode::kCorruptData, {"'short_factor' of 4 numbers", "found none"});
+  expect_error(phi(R"({"type":"longrope","long_factor":["a"]})").status(), ErrorCode::kCorruptData,
+               {"an array of numbers"});
+  expect_error(phi(R"({"type":"linear","factor":2})").status(), ErrorCode::kUnsupported,
+               {"'linear'", "default, longrope"});
 }
 
 TEST(HfConfig, RefusalsNameKeyExpectedAndFound) {

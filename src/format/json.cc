@@ -92,6 +92,11 @@ const Json* JsonReader::find(const char* key) const {
   return found == object_->end() || found->is_null() ? nullptr : &*found;
 }
 
+bool JsonReader::is_null(const char* key) const {
+  const auto found = object_->find(key);
+  return found != object_->end() && found->is_null();
+}
+
 Status JsonReader::mistyped(const char* key, std::string_view expected, const Json& found) const {
   return make_error(ErrorCode::kCorruptData, "{}: '{}': expected {}, found {}", file_, name(key),
                     expected, describe_json(found));
@@ -153,6 +158,30 @@ Result<std::vector<int64_t>> JsonReader::get_int_or_ints(const char* key, int64_
     numbers.push_back(**number);
   }
   return numbers;
+}
+
+Result<std::optional<std::vector<double>>> JsonReader::get_numbers(const char* key) const {
+  const Json* value = find(key);
+  if (value == nullptr) return std::optional<std::vector<double>>();
+  if (!value->is_array()) return mistyped(key, "an array of numbers", *value);
+  std::vector<double> numbers;
+  for (const Json& element : *value) {
+    if (!element.is_number()) return mistyped(key, "an array of numbers", element);
+    numbers.push_back(element.get<double>());
+  }
+  return std::optional(std::move(numbers));
+}
+
+Result<std::optional<std::vector<std::string>>> JsonReader::get_strings(const char* key) const {
+  const Json* value = find(key);
+  if (value == nullptr) return std::optional<std::vector<std::string>>();
+  if (!value->is_array()) return mistyped(key, "an array of strings", *value);
+  std::vector<std::string> strings;
+  for (const Json& element : *value) {
+    if (!element.is_string()) return mistyped(key, "an array of strings", element);
+    strings.push_back(element.get<std::string>());
+  }
+  return std::optional(std::move(strings));
 }
 
 Result<std::optional<JsonReader>> JsonReader::get_object(const char* key) const {

@@ -38,6 +38,7 @@ class JsonReader {
       : object_(&object), file_(std::move(file)), path_(std::move(path)) {}
 
   bool has(const char* key) const { return find(key) != nullptr; }
+  bool is_null(const char* key) const;  // the member is there, and is null
   const Json* find(const char* key) const;
   const std::string& file() const { return file_; }
 
@@ -48,6 +49,8 @@ class JsonReader {
   Result<std::optional<std::string>> get_string(const char* key) const;
   // One integer or an array of them, as config files write eos_token_id.
   Result<std::vector<int64_t>> get_int_or_ints(const char* key, int64_t min, int64_t max) const;
+  Result<std::optional<std::vector<double>>> get_numbers(const char* key) const;
+  Result<std::optional<std::vector<std::string>>> get_strings(const char* key) const;
   // A member that is an object, as a reader of its own.
   Result<std::optional<JsonReader>> get_object(const char* key) const;
 

@@ -17,6 +17,9 @@ constexpr Architecture kArchitectures[] = {
     {"t5", "T5 1.0 and 1.1, Flan-T5 (encoder-decoder)", read_t5_config},
     {"transformer", "the original Transformer: Marian, OpenNMT (encoder-decoder)",
      read_transformer_config},
+    {"gemma2", "Gemma 2", read_gemma2_config},
+    {"gemma3", "Gemma 3 (text)", read_gemma3_config},
+    {"phi3", "Phi-3 mini and medium, Phi-3.5 mini, Phi-4 and Phi-4-mini", read_phi3_config},
 };
 
 // Models without a decoder. SOURCE: GGUF's names.

@@ -35,5 +35,8 @@ Result<ModelConfig> read_gpt2_config(const Metadata& metadata);
 Result<ModelConfig> read_starcoder_config(const Metadata& metadata);
 Result<ModelConfig> read_t5_config(const Metadata& metadata);
 Result<ModelConfig> read_transformer_config(const Metadata& metadata);
+Result<ModelConfig> read_gemma2_config(const Metadata& metadata);
+Result<ModelConfig> read_gemma3_config(const Metadata& metadata);
+Result<ModelConfig> read_phi3_config(const Metadata& metadata);
 
 }  // namespace quipu

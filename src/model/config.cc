@@ -79,41 +79,74 @@ Status read_rope(const Metadata& metadata, const std::string& arch, ModelConfig&
     rope.scaling = RopeScaling::kLinear;
   } else if (type == "yarn") {
     rope.scaling = RopeScaling::kYarn;
+  } else if (type == "longrope") {
+    rope.scaling = RopeScaling::kLongRope;
   } else {
     return make_error(
         ErrorCode::kUnsupported,
-        "metadata key '{}.rope.scaling.type' is '{}'; quipu knows none, linear and yarn "
+        "metadata key '{}.rope.scaling.type' is '{}'; quipu knows none, linear, yarn and longrope "
         "(Llama 3's factors are a tensor)",
         arch, type);
   }
   return Status::ok_status();
 }
 
-// One window for all layers, or for those that the pattern (a boolean per layer) names.
-Status read_windows(const Metadata& metadata, const std::string& arch, ModelConfig& config) {
+// The layers that the pattern names: a boolean for each, or a period.
+Result<std::vector<bool>> read_pattern(const Metadata& metadata, const std::string& key,
+                                       size_t layers, int64_t period) {
+  if (const MetadataValue* pattern = metadata.find(key); pattern != nullptr) {
+    if (const auto* listed = std::get_if<std::vector<bool>>(pattern)) {
+      if (listed->size() == layers) return *listed;
+    } else if (const std::optional<int64_t> number = metadata.get_int(key);
+               number.has_value() && *number >= 0) {
+      period = *number;
+    } else {
+      period = -1;
+    }
+    if (std::holds_alternative<std::vector<bool>>(*pattern) || period < 0) {
+      return make_error(ErrorCode::kUnsupported,
+                        "metadata key '{}' is neither a list of {} booleans, one for each layer, "
+                        "nor a period",
+                        key, layers);
+    }
+  }
+  std::vector<bool> windowed;
+  for (size_t layer = 0; layer < layers; ++layer) {
+    windowed.push_back(period == 0 || static_cast<int64_t>(layer) % period < period - 1);
+  }
+  return windowed;
+}
+
+// One window for all layers, or for those that a pattern names.
+Status read_windows(const Metadata& metadata, const std::string& arch,
+                    const WindowDefaults& defaults, ModelConfig& config) {
   const std::string key = arch + ".attention.sliding_window";
-  QUIPU_ASSIGN_OR_RETURN(const int64_t window, read_int(metadata, key, 0, 0, int64_t{1} << 31));
+  QUIPU_ASSIGN_OR_RETURN(const int64_t window,
+                         read_int(metadata, key, defaults.window, 0, int64_t{1} << 31));
   const auto layers = static_cast<size_t>(config.block_count);
   config.layer_windows.assign(layers, 0);
-  if (window == 0 || window >= config.context_length) return Status::ok_status();
-  config.layer_windows.assign(layers, static_cast<int>(window));
-  const MetadataValue* pattern = metadata.find(key + "_pattern");
-  if (pattern == nullptr) return Status::ok_status();
-  const auto* windowed = std::get_if<std::vector<bool>>(pattern);
-  if (windowed == nullptr || windowed->size() != layers) {
-    return make_error(ErrorCode::kUnsupported,
-                      "metadata key '{}_pattern' is not a list of {} booleans, one for each layer",
-                      key, layers);
-  }
+  config.windowed_layers.assign(layers, false);
+  if (window == 0) return Status::ok_status();
+  QUIPU_ASSIGN_OR_RETURN(config.windowed_layers,
+                         read_pattern(metadata, key + "_pattern", layers, defaults.period));
+  if (window >= config.context_length) return Status::ok_status();  // it never cuts anything off
   for (size_t layer = 0; layer < layers; ++layer) {
-    if (!(*windowed)[layer]) config.layer_windows[layer] = 0;
+    if (config.windowed_layers[layer]) config.layer_windows[layer] = static_cast<int>(window);
   }
   return Status::ok_status();
 }
 
 }  // namespace
 
-Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture) {
+Result<double> read_positive(const Metadata& metadata, const std::string& key, double fallback) {
+  const double value = metadata.get_double(key).value_or(fallback);
+  if (value > 0 && std::isfinite(value)) return value;
+  return make_error(ErrorCode::kCorruptData, "metadata key '{}' is {}; expected a positive number",
+                    key, value);
+}
+
+Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture,
+                                       const WindowDefaults& windows) {
   const std::string& arch = architecture;
   ModelConfig config;
   config.architecture = arch;
@@ -154,7 +187,7 @@ Result<ModelConfig> read_common_config(const Metadata& metadata, const std::stri
   config.head_count_kv = narrow(heads_kv);
   config.key_length = narrow(key_length);
   config.value_length = narrow(value_length);
-  QUIPU_RETURN_IF_ERROR(read_windows(metadata, arch, config));
+  QUIPU_RETURN_IF_ERROR(read_windows(metadata, arch, windows, config));
   config.attention_scale = 1.0f / std::sqrt(static_cast<float>(key_length));
   if (const auto epsilon = metadata.get_double(arch + ".attention.layer_norm_rms_epsilon")) {
     config.norm_epsilon = static_cast<float>(*epsilon);

@@ -23,6 +23,9 @@ enum class RopeScaling {
   kNone,
   kLinear,  // SOURCE: Chen et al. 2023, position interpolation: frequencies divided by the factor
   kYarn,    // SOURCE: Peng et al. 2023, YaRN: by-part interpolation and a temperature on q and k
+  // SOURCE: Ding et al. 2024, LongRoPE: a divisor for every frequency, from one of two tensors
+  // (rope_factors_short.weight, rope_factors_long.weight).
+  kLongRope,
 };
 
 struct RopeConfig {
@@ -31,7 +34,7 @@ struct RopeConfig {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1;
-  int64_t original_context = 0;  // YaRN: the context it was trained with
+  int64_t original_context = 0;  // YaRN, LongRoPE: the context it was trained with
   double attention_factor = 1;   // multiplies cosine and sine, on top of YaRN's own
   double beta_fast = 32, beta_slow = 1;
   bool truncate = true;  // YaRN: correction range rounded outwards to whole dimensions
@@ -45,6 +48,10 @@ struct ModelConfig {
   std::string name;
 
   int64_t context_length = 0;
+  // What the model is loaded for, at most context_length. LongRoPE takes its long factors where
+  // this is more than the original context: one choice for all requests, because keys that were
+  // rotated by one set of factors are of no use to queries of the other.
+  int64_t context_in_force = 0;
   int64_t vocab_size = 0;  // rows of the output head; 0 until the tensors are seen
   int embedding_length = 0;
   int block_count = 0;
@@ -58,23 +65,41 @@ struct ModelConfig {
   float norm_epsilon = 1e-5f;
   PositionKind positions = PositionKind::kRope;
   RopeConfig rope;
+  std::optional<RopeConfig> local_rope;  // of windowed layers, where they have their own (Gemma 3)
+  float embedding_scale = 1;             // on the embedding's rows
   Activation activation = Activation::kSilu;
   bool gated_feed_forward = true;  // down(act(gate(x)) * up(x)); otherwise down(act(up(x)))
+  bool fused_gate_up = false;      // one matrix ffn_up whose rows are gate | up (Phi-3)
   bool query_key_norm = false;     // RMSNorm of every head of q and k before rope
+  bool post_norms = false;  // a norm also behind attention and feed-forward, before the residual
   // Tokens that a query sees, itself included; 0: all before it. SHAPE: [block_count].
   std::vector<int> layer_windows;
+  // The layers that have a window, also where it is as wide as the context. SHAPE: [block_count].
+  std::vector<bool> windowed_layers;
   float attention_scale = 0;  // on q . k; 1/sqrt(key_length) unless an architecture says otherwise
   std::optional<EncoderDecoderConfig> encoder_decoder;
+  float attention_softcap = 0;  // scaled scores become cap * tanh(score / cap); 0: as they are
+  float output_softcap = 0;     // the same for logits
 
   int query_width() const { return head_count * key_length; }
   int key_width() const { return head_count_kv * key_length; }
   int value_width() const { return head_count_kv * value_length; }
 };
 
+// Which layers have the window, where the file does not say: all of them, or all but every n-th.
+struct WindowDefaults {
+  int64_t period = 0;  // layer i has it when i % period < period - 1; 0: every layer
+  int64_t window = 0;  // UNITS: tokens; 0: none
+};
+
 // Reads the keys that every decoder-only architecture has ("<arch>.block_count", ...), with their
 // defaults, and checks that they make sense together.
 // ERRORS: kCorruptData with the key, expected and found.
-Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture);
+Result<ModelConfig> read_common_config(const Metadata& metadata, const std::string& architecture,
+                                       const WindowDefaults& windows = {});
+
+// A number that must be positive and finite where the key is there. ERRORS: kCorruptData.
+Result<double> read_positive(const Metadata& metadata, const std::string& key, double fallback);
 
 // Reads what encoder-decoder architectures share. The common ".block_count" is the encoder's; from
 // here on config.block_count is the decoder's. ERRORS: as read_common_config().

@@ -32,6 +32,9 @@ std::span<const float> DecoderModel::forward(const ForwardBatch& batch, const Kv
   if (config_.positions == PositionKind::kRope) {
     fill_rope_table(weights_.rope, batch.positions, activations_.rope_table->floats());
   }
+  if (config_.local_rope) {
+    fill_rope_table(weights_.local_rope, batch.positions, activations_.local_rope_table->floats());
+  }
   for (int layer = 0; layer < config_.block_count; ++layer) {
     attention_block(batch, kv, layer);
     feed_forward_block(tokens, layer);
@@ -44,7 +47,8 @@ void DecoderModel::embed_tokens(const ForwardBatch& batch) {
   backend_.embed({.table = weights_.token_embedding.get(),
                   .ids = batch.token_ids.data(),
                   .out = hidden,
-                  .tokens = batch.token_ids.size()});
+                  .tokens = batch.token_ids.size(),
+                  .scale = config_.embedding_scale});
   if (config_.positions == PositionKind::kLearned) {
     backend_.embed({.table = weights_.position_embedding.get(),
                     .ids = batch.positions.data(),
@@ -70,7 +74,7 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
   apply_norm(layer.attention_norm, activations_.hidden->floats(), activations_.normed->floats(),
              tokens);
   project_query_key_value(tokens, layer);
-  normalise_and_rotate(tokens, layer);
+  normalise_and_rotate(tokens, layer_index);
   backend_.kv_write({.k = k,
                      .v = v,
                      .k_stride = stride,
@@ -94,15 +98,10 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
                       .kv = group.kv,
                       .layer = place.index,
                       .scale = config_.attention_scale,
-                      .window = group.lifetime.window});
-  const std::array output = {
-      LinearOutput{layer.attention_output.weight.get(), bias_of(layer.attention_output),
-                   activations_.hidden->floats(), static_cast<size_t>(config_.embedding_length),
-                   LinearStore::kAdd}};
-  backend_.linear({.x = activations_.attention->floats(),
-                   .x_stride = attention_width,
-                   .tokens = tokens,
-                   .outputs = output});
+                      .window = group.lifetime.window,
+                      .softcap = config_.attention_softcap});
+  add_to_residual(layer.attention_output, layer.post_attention_norm,
+                  activations_.attention->floats(), attention_width, tokens);
 }
 
 void DecoderModel::project_query_key_value(size_t tokens, const DecoderLayer& layer) {
@@ -130,7 +129,8 @@ void DecoderModel::project_query_key_value(size_t tokens, const DecoderLayer& la
   backend_.linear(separate);
 }
 
-void DecoderModel::normalise_and_rotate(size_t tokens, const DecoderLayer& layer) {
+void DecoderModel::normalise_and_rotate(size_t tokens, int layer_index) {
+  const DecoderLayer& layer = weights_.layers[static_cast<size_t>(layer_index)];
   const size_t stride = qkv_width(config_);
   const size_t head_dim = static_cast<size_t>(config_.key_length);
   float* q = activations_.qkv->floats();
@@ -153,9 +153,12 @@ void DecoderModel::normalise_and_rotate(size_t tokens, const DecoderLayer& layer
     backend_.norm(norm);
   }
   if (config_.positions == PositionKind::kRope) {
+    const bool local =
+        config_.local_rope && config_.windowed_layers[static_cast<size_t>(layer_index)];
+    const auto& table = local ? activations_.local_rope_table : activations_.rope_table;
     // q and k lie side by side: one call rotates the heads of both.
     backend_.rope({.x = q,
-                   .cos_sin = activations_.rope_table->floats(),
+                   .cos_sin = table->floats(),
                    .tokens = tokens,
                    .heads = static_cast<size_t>(config_.head_count + config_.head_count_kv),
                    .head_dim = head_dim,
@@ -165,39 +168,57 @@ void DecoderModel::normalise_and_rotate(size_t tokens, const DecoderLayer& layer
   }
 }
 
+// Gate and up lie side by side, as one product or as two; their activation takes the gate's place.
 void DecoderModel::feed_forward_block(size_t tokens, int layer_index) {
   const DecoderLayer& layer = weights_.layers[static_cast<size_t>(layer_index)];
-  const size_t width = static_cast<size_t>(config_.embedding_length);
   const size_t inner = static_cast<size_t>(config_.feed_forward_length);
-  float* gate = activations_.gate->floats();
-  float* up = activations_.up->floats();
+  const size_t stride = config_.gated_feed_forward ? 2 * inner : inner;
+  float* first = activations_.inner->floats();  // the gate, or up where there is none
+  float* second = config_.gated_feed_forward ? first + inner : nullptr;
 
   apply_norm(layer.feed_forward_norm, activations_.hidden->floats(), activations_.normed->floats(),
              tokens);
-  const std::array gate_and_up = {
-      LinearOutput{layer.up.weight.get(), bias_of(layer.up), up, inner},
-      LinearOutput{layer.gate.weight.get(), bias_of(layer.gate), gate, inner}};
-  const size_t products = config_.gated_feed_forward ? 2 : 1;
-  backend_.linear({.x = activations_.normed->floats(),
-                   .x_stride = width,
-                   .tokens = tokens,
-                   .outputs = std::span(gate_and_up).first(products)});
-  ActivationArgs activation = {.activation = config_.activation,
-                               .gate = up,
-                               .out = up,
-                               .tokens = tokens,
-                               .dim = inner,
-                               .gate_stride = inner,
-                               .up_stride = inner,
-                               .out_stride = inner};
-  if (config_.gated_feed_forward) {
-    activation.gate = gate;
-    activation.up = up;
+  std::array<LinearOutput, 2> outputs;
+  size_t products = 0;
+  const auto multiply = [&](const Linear& linear, float* y) {
+    outputs[products++] = {linear.weight.get(), bias_of(linear), y, stride};
+  };
+  if (layer.has_fused_gate()) {
+    multiply(layer.gate_up, first);
+  } else {
+    if (config_.gated_feed_forward) multiply(layer.gate, first);
+    multiply(layer.up, config_.gated_feed_forward ? second : first);
   }
-  backend_.activation(activation);
-  const std::array down = {LinearOutput{layer.down.weight.get(), bias_of(layer.down),
-                                        activations_.hidden->floats(), width, LinearStore::kAdd}};
-  backend_.linear({.x = up, .x_stride = inner, .tokens = tokens, .outputs = down});
+  backend_.linear({.x = activations_.normed->floats(),
+                   .x_stride = static_cast<size_t>(config_.embedding_length),
+                   .tokens = tokens,
+                   .outputs = std::span(outputs).first(products)});
+  backend_.activation({.activation = config_.activation,
+                       .gate = first,
+                       .up = second,
+                       .out = first,
+                       .tokens = tokens,
+                       .dim = inner,
+                       .gate_stride = stride,
+                       .up_stride = stride,
+                       .out_stride = stride});
+  add_to_residual(layer.down, layer.post_feed_forward_norm, first, stride, tokens);
+}
+
+// hidden += norm(x W^T + b), the norm only where the architecture has one behind its parts.
+void DecoderModel::add_to_residual(const Linear& linear, const Norm& post_norm, const float* x,
+                                   size_t x_stride, size_t tokens) {
+  const size_t width = static_cast<size_t>(config_.embedding_length);
+  float* hidden = activations_.hidden->floats();
+  float* normed = activations_.normed->floats();
+  const bool direct = !config_.post_norms;
+  const std::array output = {LinearOutput{linear.weight.get(), bias_of(linear),
+                                          direct ? hidden : normed, width,
+                                          direct ? LinearStore::kAdd : LinearStore::kSet}};
+  backend_.linear({.x = x, .x_stride = x_stride, .tokens = tokens, .outputs = output});
+  if (direct) return;
+  apply_norm(post_norm, normed, normed, tokens);
+  backend_.add({.a = hidden, .b = normed, .out = hidden, .elements = tokens * width});
 }
 
 // Final norm and head, on the rows that need logits only.
@@ -226,6 +247,11 @@ std::span<const float> DecoderModel::output_logits(const ForwardBatch& batch) {
   const std::array head = {LinearOutput{weights_.output.weight.get(), bias_of(weights_.output),
                                         activations_.logits->floats(), vocab}};
   backend_.linear({.x = gathered, .x_stride = width, .tokens = rows, .outputs = head});
+  if (config_.output_softcap != 0) {
+    backend_.soft_cap({.x = activations_.logits->floats(),
+                       .elements = rows * vocab,
+                       .cap = config_.output_softcap});
+  }
   backend_.synchronise();
   return {activations_.logits->floats(), rows * vocab};
 }
@@ -275,16 +301,20 @@ Status DecoderModel::allocate_activations() {
   QUIPU_RETURN_IF_ERROR(rows_of(a.qkv, qkv_width(config_)));
   QUIPU_RETURN_IF_ERROR(
       rows_of(a.attention, static_cast<size_t>(config_.head_count) * config_.value_length));
-  QUIPU_RETURN_IF_ERROR(rows_of(a.gate, static_cast<size_t>(config_.feed_forward_length)));
-  QUIPU_RETURN_IF_ERROR(rows_of(a.up, static_cast<size_t>(config_.feed_forward_length)));
+  QUIPU_RETURN_IF_ERROR(rows_of(a.inner, static_cast<size_t>(config_.feed_forward_length) *
+                                             (config_.gated_feed_forward ? 2 : 1)));
+  if (config_.local_rope) {
+    QUIPU_RETURN_IF_ERROR(
+        rows_of(a.local_rope_table, static_cast<size_t>(config_.local_rope->dims)));
+  }
   return rows_of(a.rope_table, static_cast<size_t>(config_.rope.dims));
 }
 
 size_t DecoderModel::activation_bytes() const {
   const Activations& a = activations_;
   size_t total = 0;
-  for (const auto* buffer :
-       {&a.hidden, &a.normed, &a.qkv, &a.attention, &a.gate, &a.up, &a.rope_table, &a.logits}) {
+  for (const auto* buffer : {&a.hidden, &a.normed, &a.qkv, &a.attention, &a.inner, &a.rope_table,
+                             &a.local_rope_table, &a.logits}) {
     if (*buffer != nullptr) total += (*buffer)->size();
   }
   return total;

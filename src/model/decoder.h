@@ -27,9 +27,9 @@ class DecoderModel : public Model {
     std::unique_ptr<DeviceBuffer> normed;      // [T, embedding_length]
     std::unique_ptr<DeviceBuffer> qkv;         // [T, query_width + key_width + value_width]
     std::unique_ptr<DeviceBuffer> attention;   // [T, head_count * value_length]
-    std::unique_ptr<DeviceBuffer> gate;        // [T, feed_forward_length]
-    std::unique_ptr<DeviceBuffer> up;          // [T, feed_forward_length]
+    std::unique_ptr<DeviceBuffer> inner;       // [T, feed_forward_length], twice that with a gate
     std::unique_ptr<DeviceBuffer> rope_table;  // [T, rope dims / 2, 2]
+    std::unique_ptr<DeviceBuffer> local_rope_table;  // as rope_table, when config.local_rope
     std::unique_ptr<DeviceBuffer> logits;  // [R, vocab_size]; grows with the most rows asked for
   };
 
@@ -39,8 +39,10 @@ class DecoderModel : public Model {
   void embed_tokens(const ForwardBatch& batch);
   void attention_block(const ForwardBatch& batch, const KvCacheView& kv, int layer);
   void project_query_key_value(size_t tokens, const DecoderLayer& layer);
-  void normalise_and_rotate(size_t tokens, const DecoderLayer& layer);
+  void normalise_and_rotate(size_t tokens, int layer);
   void feed_forward_block(size_t tokens, int layer);
+  void add_to_residual(const Linear& linear, const Norm& post_norm, const float* x, size_t x_stride,
+                       size_t tokens);
   std::span<const float> output_logits(const ForwardBatch& batch);
 
   void apply_norm(const Norm& norm, const float* x, float* y, size_t tokens);

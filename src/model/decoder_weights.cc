@@ -1,5 +1,7 @@
 #include "model/decoder_weights.h"
 
+#include <cmath>
+
 namespace quipu {
 
 Result<Linear> bind_linear(WeightLoader& loader, const std::string& name, int64_t out_features,
@@ -18,6 +20,9 @@ Result<Norm> bind_norm(WeightLoader& loader, const std::string& name, int64_t di
 }
 
 namespace {
+
+constexpr const char* kLongFactors = "rope_factors_long.weight";
+constexpr const char* kShortFactors = "rope_factors_short.weight";
 
 Result<DecoderLayer> bind_layer(WeightLoader& loader, const ModelConfig& config, int index) {
   const std::string prefix = fmt::format("blk.{}.", index);
@@ -46,15 +51,37 @@ Result<DecoderLayer> bind_layer(WeightLoader& loader, const ModelConfig& config,
   QUIPU_ASSIGN_OR_RETURN(layer.attention_output,
                          bind_linear(loader, prefix + "attn_output", width, attention_width));
   QUIPU_ASSIGN_OR_RETURN(layer.feed_forward_norm, bind_norm(loader, prefix + "ffn_norm", width));
-  if (config.gated_feed_forward) {
-    QUIPU_ASSIGN_OR_RETURN(
-        layer.gate, bind_linear(loader, prefix + "ffn_gate", config.feed_forward_length, width));
+  const int64_t inner = config.feed_forward_length;
+  if (config.fused_gate_up) {
+    QUIPU_ASSIGN_OR_RETURN(layer.gate_up, bind_linear(loader, prefix + "ffn_up", 2 * inner, width));
+  } else {
+    if (config.gated_feed_forward) {
+      QUIPU_ASSIGN_OR_RETURN(layer.gate, bind_linear(loader, prefix + "ffn_gate", inner, width));
+    }
+    QUIPU_ASSIGN_OR_RETURN(layer.up, bind_linear(loader, prefix + "ffn_up", inner, width));
   }
-  QUIPU_ASSIGN_OR_RETURN(layer.up,
-                         bind_linear(loader, prefix + "ffn_up", config.feed_forward_length, width));
-  QUIPU_ASSIGN_OR_RETURN(
-      layer.down, bind_linear(loader, prefix + "ffn_down", width, config.feed_forward_length));
+  QUIPU_ASSIGN_OR_RETURN(layer.down, bind_linear(loader, prefix + "ffn_down", width, inner));
+  if (config.post_norms) {
+    QUIPU_ASSIGN_OR_RETURN(layer.post_attention_norm,
+                           bind_norm(loader, prefix + "post_attention_norm", width));
+    QUIPU_ASSIGN_OR_RETURN(layer.post_feed_forward_norm,
+                           bind_norm(loader, prefix + "post_ffw_norm", width));
+  }
   return layer;
+}
+
+// Divisors of the rotary frequencies. ERRORS: as WeightLoader::values; kCorruptData for one that is
+// not positive.
+Result<std::vector<float>> rope_factors(const ModelFile& file, WeightLoader& loader,
+                                        const std::string& name, int64_t count) {
+  QUIPU_ASSIGN_OR_RETURN(std::vector<float> factors, loader.values(name, count));
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (factors[i] > 0 && std::isfinite(factors[i])) continue;
+    return make_error(ErrorCode::kCorruptData,
+                      "{}: tensor '{}' has {} at {}; expected positive numbers",
+                      file.path().string(), name, factors[i], i);
+  }
+  return factors;
 }
 
 Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader,
@@ -63,9 +90,17 @@ Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader,
     return make_error(ErrorCode::kCorruptData, "{}: rope needs an even head size; key_length is {}",
                       file.path().string(), config.key_length);
   }
+  const int64_t pairs = config.rope.dims / 2;
   std::vector<float> factors;
-  if (loader.has("rope_freqs.weight")) {
-    QUIPU_ASSIGN_OR_RETURN(factors, loader.values("rope_freqs.weight", config.rope.dims / 2));
+  const bool long_rope = config.rope.scaling == RopeScaling::kLongRope ||
+                         loader.has(kLongFactors) || loader.has(kShortFactors);
+  if (long_rope) {
+    QUIPU_ASSIGN_OR_RETURN(auto long_factors, rope_factors(file, loader, kLongFactors, pairs));
+    QUIPU_ASSIGN_OR_RETURN(auto short_factors, rope_factors(file, loader, kShortFactors, pairs));
+    factors = config.context_in_force > config.rope.original_context ? std::move(long_factors)
+                                                                     : std::move(short_factors);
+  } else if (loader.has("rope_freqs.weight")) {
+    QUIPU_ASSIGN_OR_RETURN(factors, rope_factors(file, loader, "rope_freqs.weight", pairs));
   }
   return make_rope_frequencies(config.rope, factors);
 }
@@ -75,8 +110,9 @@ Result<RopeFrequencies> bind_rope(const ModelFile& file, WeightLoader& loader,
 size_t DecoderWeights::bytes() const {
   size_t total = output.weight->bytes();
   for (const DecoderLayer& layer : layers) {
-    for (const Linear* linear : {&layer.query_key_value, &layer.query, &layer.key, &layer.value,
-                                 &layer.attention_output, &layer.gate, &layer.up, &layer.down}) {
+    for (const Linear* linear :
+         {&layer.query_key_value, &layer.query, &layer.key, &layer.value, &layer.attention_output,
+          &layer.gate_up, &layer.gate, &layer.up, &layer.down}) {
       if (linear->weight != nullptr) total += linear->weight->bytes();
     }
   }
@@ -106,6 +142,7 @@ Result<DecoderWeights> bind_decoder_weights(const ModelFile& file, WeightLoader&
   }
   if (config.positions == PositionKind::kRope) {
     QUIPU_ASSIGN_OR_RETURN(weights.rope, bind_rope(file, loader, config));
+    if (config.local_rope) weights.local_rope = make_rope_frequencies(*config.local_rope, {});
   }
   for (int index = 0; index < config.block_count; ++index) {
     QUIPU_ASSIGN_OR_RETURN(DecoderLayer layer, bind_layer(loader, config, index));

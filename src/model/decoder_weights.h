@@ -36,11 +36,17 @@ struct DecoderLayer {
   Linear query, key, value;
   Norm query_norm, key_norm;  // SHAPE: [key_length], when config.query_key_norm
   Linear attention_output;
+  Norm post_attention_norm;  // when config.post_norms
   Norm feed_forward_norm;
-  Linear gate;  // when config.gated_feed_forward
-  Linear up, down;
+  // When config.gated_feed_forward, either one product whose rows are gate | up, or two; otherwise
+  // up alone.
+  Linear gate_up;
+  Linear gate, up;
+  Linear down;
+  Norm post_feed_forward_norm;  // when config.post_norms
 
   bool has_fused_attention() const { return query_key_value.weight != nullptr; }
+  bool has_fused_gate() const { return gate_up.weight != nullptr; }
 };
 
 struct DecoderWeights {
@@ -51,6 +57,7 @@ struct DecoderWeights {
   Norm output_norm;
   Linear output;  // the head; built from the embedding when the file ties them
   RopeFrequencies rope;
+  RopeFrequencies local_rope;  // when config.local_rope
 
   size_t bytes() const;  // UNITS: bytes of all products' weights
 };

@@ -20,6 +20,8 @@ Result<std::unique_ptr<Model>> load_model(const ModelFile& file, Backend& backen
   if (!architecture.ok()) return architecture.status().with_context(path);
   Result<ModelConfig> config = (*architecture)->read_config(file.metadata());
   if (!config.ok()) return config.status().with_context(path);
+  config->context_in_force =
+      options.context_length == 0 ? config->context_length : options.context_length;
   WeightLoader loader(file, backend, options.progress);
   if (config->encoder_decoder.has_value()) {
     QUIPU_ASSIGN_OR_RETURN(EncoderDecoderWeights weights,

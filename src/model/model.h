@@ -56,6 +56,8 @@ struct EncoderInput {
 struct ModelLoadOptions {
   // Tokens that one forward pass may hold; sizes the activation buffers.
   int batch_tokens_max = 512;
+  // The longest sequence that will be asked for: ModelConfig::context_in_force. 0: the model's own.
+  int64_t context_length = 0;
   // Called as tensors are loaded. UNITS: bytes of weights.
   std::function<void(uint64_t done, uint64_t total)> progress;
 };
@@ -73,7 +75,7 @@ class Model {
 
   // Computes the batch, writes its keys and values into `kv`, and returns the logits of logit_rows.
   // SHAPE: result: [R, vocab_size], valid until the next forward().
-  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_length;
+  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_in_force;
   // a place in `kv` for each layer.
   virtual std::span<const float> forward(const ForwardBatch& batch, const KvCacheView& kv) = 0;
 

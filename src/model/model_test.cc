@@ -49,12 +49,93 @@ TEST(Architecture, WindowsHoldForTheLayersThatThePatternNames) {
   EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{0, 0}));
 }
 
+// The same keys under another architecture's name.
+Metadata metadata_as(const std::string& architecture) {
+  Metadata metadata;
+  const Metadata llama = llama_metadata();
+  for (const auto& [key, value] : llama.entries()) {
+    metadata.set(key.starts_with("llama.") ? architecture + key.substr(5) : key, value);
+  }
+  metadata.set("general.architecture", architecture);
+  return metadata;
+}
+
+TEST(Architecture, WindowPatternsMayBePeriods) {
+  Metadata metadata = metadata_as("gemma2");
+  metadata.set("gemma2.block_count", uint64_t{4});
+  metadata.set("gemma2.attention.sliding_window", uint64_t{64});
+  EXPECT_EQ(read_gemma2_config(metadata)->layer_windows, (std::vector<int>{64, 0, 64, 0}));
+  metadata.set("gemma2.attention.sliding_window_pattern", uint64_t{3});
+  EXPECT_EQ(read_gemma2_config(metadata)->layer_windows, (std::vector<int>{64, 64, 0, 64}));
+  metadata.set("gemma2.attention.sliding_window_pattern", int64_t{-3});
+  EXPECT_EQ(read_gemma2_config(metadata).status().code(), ErrorCode::kUnsupported);
+  metadata.set("gemma2.attention.sliding_window_pattern", std::string("all"));
+  EXPECT_EQ(read_gemma2_config(metadata).status().code(), ErrorCode::kUnsupported);
+}
+
+TEST(Architecture, Gemma2CapsItsScoresAndTheLargeModelScalesThemItsOwnWay) {
+  Metadata metadata = metadata_as("gemma2");
+  const ModelConfig config = read_gemma2_config(metadata).value();
+  EXPECT_EQ(config.attention_softcap, 50);
+  EXPECT_EQ(config.output_softcap, 30);
+  EXPECT_EQ(config.embedding_scale, 16);
+  EXPECT_FLOAT_EQ(config.attention_scale, 0.125f);
+  EXPECT_TRUE(config.post_norms);
+  metadata.set("gemma2.attn_logit_softcapping", 7.0);
+  EXPECT_EQ(read_gemma2_config(metadata)->attention_softcap, 7);
+  metadata.set("gemma2.attn_logit_softcapping", 0.0);
+  EXPECT_EQ(read_gemma2_config(metadata).status().code(), ErrorCode::kCorruptData);
+  metadata.set("gemma2.attn_logit_softcapping", 7.0);
+  metadata.set("gemma2.attention.key_length", uint64_t{128});
+  EXPECT_FLOAT_EQ(read_gemma2_config(metadata)->attention_scale, 1 / std::sqrt(128.0f));
+  metadata.set("gemma2.block_count", uint64_t{46});
+  EXPECT_FLOAT_EQ(read_gemma2_config(metadata)->attention_scale, 1 / std::sqrt(64.0f));
+  metadata.set("gemma2.attention.scale", 0.25);
+  EXPECT_FLOAT_EQ(read_gemma2_config(metadata)->attention_scale, 0.25f);
+}
+
+TEST(Architecture, Gemma3HasALocalRopeAlsoWhereTheWindowIsAsWideAsTheContext) {
+  Metadata metadata = metadata_as("gemma3");
+  metadata.set("gemma3.block_count", uint64_t{7});
+  metadata.set("gemma3.rope.freq_base", 1e6);
+  metadata.set("gemma3.rope.scaling.type", std::string("linear"));
+  metadata.set("gemma3.rope.scaling.factor", 8.0);
+  const Status status = read_gemma3_config(metadata).status();
+  EXPECT_EQ(status.code(), ErrorCode::kCorruptData);
+  EXPECT_NE(status.message().find("gemma3.attention.sliding_window"), std::string::npos);
+  metadata.set("gemma3.attention.sliding_window", uint64_t{4096});  // context_length is 2048
+  const ModelConfig config = read_gemma3_config(metadata).value();
+  EXPECT_EQ(config.windowed_layers, (std::vector<bool>{1, 1, 1, 1, 1, 0, 1}));
+  EXPECT_EQ(config.layer_windows, std::vector<int>(7, 0));
+  EXPECT_EQ(config.rope.theta, 1e6);
+  EXPECT_EQ(config.rope.scaling, RopeScaling::kLinear);
+  ASSERT_TRUE(config.local_rope.has_value());
+  EXPECT_EQ(config.local_rope->theta, 10000);
+  EXPECT_EQ(config.local_rope->scaling, RopeScaling::kNone);
+  EXPECT_EQ(config.output_softcap, 0);
+  metadata.set("gemma3.rope.freq_base_swa", -1.0);
+  EXPECT_EQ(read_gemma3_config(metadata).status().code(), ErrorCode::kCorruptData);
+}
+
+TEST(Architecture, Phi3RotatesAPartOfTheHead) {
+  Metadata metadata = metadata_as("phi3");
+  metadata.set("phi3.rope.dimension_count", uint64_t{48});
+  metadata.set("phi3.rope.scaling.type", std::string("longrope"));
+  const ModelConfig config = read_phi3_config(metadata).value();
+  EXPECT_EQ(config.rope.dims, 48);
+  EXPECT_EQ(config.rope.scaling, RopeScaling::kLongRope);
+  EXPECT_TRUE(config.fused_gate_up);
+  metadata.set("phi3.expert_count", uint64_t{16});
+  EXPECT_EQ(read_phi3_config(metadata).status().code(), ErrorCode::kUnsupported);
+}
+
 TEST(Architecture, AnUnsupportedOneListsTheSupported) {
   Metadata metadata;
   metadata.set("general.architecture", std::string("mamba"));
   const Status status = find_architecture(metadata).status();
   EXPECT_EQ(status.code(), ErrorCode::kUnsupported);
-  for (const char* part : {"mamba", "llama", "qwen2", "qwen3", "gpt2", "starcoder"}) {
+  for (const char* part :
+       {"mamba", "llama", "qwen2", "qwen3", "gpt2", "starcoder", "gemma2", "gemma3", "phi3"}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   }
 }

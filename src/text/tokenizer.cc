@@ -81,6 +81,8 @@ Result<QuipuTokenizer*> make_handle(const TokenizerSpec& spec) {
   raw.kinds = spec.token_types.data();
   raw.kinds_count = spec.token_types.size();
   raw.charsmap = bytes_of(spec.precompiled_charsmap);
+  raw.strip_after = spec.strip_after.data();
+  raw.strip_after_count = spec.strip_after.size();
   raw.bos = id_or_minus_one(spec.bos);
   raw.eos = id_or_minus_one(spec.eos);
   raw.unknown = id_or_minus_one(spec.unknown);
@@ -98,6 +100,20 @@ Result<QuipuTokenizer*> make_handle(const TokenizerSpec& spec) {
 }
 
 }  // namespace
+
+void strip_after_specials_of_phi3(TokenizerSpec& spec) {
+  const auto has = [&](std::string_view token) {
+    return std::find(spec.tokens.begin(), spec.tokens.end(), token) != spec.tokens.end();
+  };
+  if (spec.model != "llama" || !has("<|assistant|>") || !has("<|end|>")) return;
+  for (size_t id = 0; id < spec.token_types.size() && id < spec.tokens.size(); ++id) {
+    const auto type = static_cast<TokenType>(spec.token_types[id]);
+    if (type != TokenType::kControl && type != TokenType::kUserDefined) continue;
+    const std::string& text = spec.tokens[id];
+    if (text == "<unk>" || text == "<s>" || text == "<|endoftext|>") continue;
+    spec.strip_after.push_back(static_cast<TokenId>(id));
+  }
+}
 
 Tokenizer::Tokenizer(QuipuTokenizer* handle) : handle_(handle) {
   const QuipuTokenizerInfo info = quipu_tokenizer_info(handle);

@@ -39,7 +39,14 @@ struct TokenizerSpec {
   // Absent: the family's default (llama adds bos; llama-bpe and tekken too; t5 adds eos).
   std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_whitespaces;
 
+  // Tokens that take the white space behind them along. GGUF has no key for it.
+  std::vector<TokenId> strip_after;
+
   std::string chat_template;  // tokenizer.chat_template, Jinja source, or empty
 };
+
+// Fills strip_after as Phi-3's tokenizer.json has it: every token that is taken whole, but the
+// first two and <|endoftext|>. For a vocabulary of another family, nothing.
+void strip_after_specials_of_phi3(TokenizerSpec& spec);
 
 }  // namespace quipu

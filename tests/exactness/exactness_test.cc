@@ -34,6 +34,10 @@ std::vector<Setting> all_settings() {
         if (has_windows(shape) && weights != DType::kQ8_0) continue;
         // Nor what an encoder and cross-attention do.
         if (shape == "tiny-t5" && weights != DType::kQ8_0 && weights != DType::kBF16) continue;
+        // Nor does what these do differently: one plain type, one of 32 and one of 256.
+        const bool few = shape == "tiny-gemma2" || shape == "tiny-gemma3" || shape == "tiny-phi3";
+        if (few && weights != DType::kBF16 && weights != DType::kQ8_0 && weights != DType::kQ4_K)
+          continue;
         settings.push_back({shape, weights, isa});
       }
     }

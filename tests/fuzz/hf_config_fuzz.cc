@@ -18,12 +18,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     QUIPU_CHECK(config->head_count > 0 && config->head_count_kv > 0 && config->block_count > 0,
                 "counts");
     QUIPU_CHECK(config->head_count % config->head_count_kv == 0, "groups");
-    for (const float divisor : config->rope_factors)
-      QUIPU_CHECK(std::isfinite(divisor) && divisor > 0, "{}", divisor);
+    for (const RopeFactors& factors : config->rope_factors) {
+      for (const float divisor : factors.values)
+        QUIPU_CHECK(std::isfinite(divisor) && divisor > 0, "{}", divisor);
+    }
   } else {
     QUIPU_CHECK(is_valid_utf8(config.status().message()), "error message");
   }
-  for (const char* model_type : {"llama", "qwen3", "gpt2", "gpt_bigcode", "t5"}) {
+  for (const char* model_type : {"llama", "qwen3", "gpt2", "gpt_bigcode", "gemma3", "phi3", "t5"}) {
     const auto architecture = find_hf_architecture(model_type, "config.json");
     const NameLookup lookup = map_tensor_name(**architecture, text);
     if (lookup.kind == NameKind::kMapped && lookup.mapped.layer)

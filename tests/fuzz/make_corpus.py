@@ -92,6 +92,22 @@ def configs():
         "model_type": "gpt2", "activation_function": "gelu_new", "n_embd": 48, "n_head": 4,
         "n_layer": 2, "n_positions": 64, "vocab_size": 211, "layer_norm_epsilon": 1e-5,
     }
+    gemma3 = {
+        "model_type": "gemma3", "eos_token_id": [1, 106], "text_config": {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "head_dim": 32,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "query_pre_attn_scalar": 24,
+            "sliding_window": 16, "final_logit_softcapping": 30.0,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    }
+    phi3 = {
+        "model_type": "phi3", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 101, "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 256, "partial_rotary_factor": 0.5, "sliding_window": 64,
+        "rope_scaling": {"type": "su", "long_factor": [1.1, 2, 3.5, 9], "short_factor": [1, 1, 1.05, 1.1]},
+    }
     generation = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "eos_token_id": [2, 3]}
     yield "llama", json.dumps(llama).encode() + b"\0" + json.dumps(generation).encode()
     yield "qwen3", json.dumps(qwen3).encode()
@@ -105,6 +121,8 @@ def configs():
     yield "t5", json.dumps(t5).encode()
     yield "bert", json.dumps({"model_type": "bert", "hidden_size": 8}).encode()
     yield "name-t5", b"decoder.block.1.layer.1.EncDecAttention.q.weight"
+    yield "gemma3", json.dumps(gemma3).encode()
+    yield "phi3", json.dumps(phi3).encode()
     yield "name-llama", b"model.layers.1.self_attn.q_proj.weight"
     yield "name-gpt2", b"transformer.h.1.attn.c_attn.bias"
 

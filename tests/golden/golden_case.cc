@@ -36,6 +36,7 @@ GoldenCase read_case(const std::filesystem::path& folder) {
   golden.logit_positions = json.at("logit_positions").get<std::vector<int32_t>>();
   golden.greedy = json.at("greedy").get<std::vector<int32_t>>();
   golden.vocab_size = json.at("vocab_size");
+  golden.context = json.value("context", int64_t{0});
   golden.logits = read_floats(folder / json.at("logits").get<std::string>());
   QUIPU_CHECK(golden.logits.size() ==
                   golden.logit_positions.size() * static_cast<size_t>(golden.vocab_size),
@@ -81,7 +82,8 @@ Result<LoadedCase> load_case(const GoldenCase& golden, const RunOptions& options
       make_cpu_backend({.threads = options.threads, .isa = options.isa, .pin_threads = false}));
   QUIPU_ASSIGN_OR_RETURN(loaded.file, open_model_file(golden.model, {.weights = options.weights}));
   QUIPU_ASSIGN_OR_RETURN(loaded.model, load_model(*loaded.file, *loaded.backend,
-                                                  {.batch_tokens_max = kContextTokensMax}));
+                                                  {.batch_tokens_max = kContextTokensMax,
+                                                   .context_length = golden.context}));
   return loaded;
 }
 

@@ -25,6 +25,7 @@ struct GoldenCase {
   std::vector<float> logits;    // SHAPE: [logit_positions, vocab_size]
   std::vector<int32_t> greedy;  // the continuation
   int vocab_size = 0;
+  int64_t context = 0;  // what the model is loaded for; 0: its own
 };
 
 // Every case, by name. Aborts when a file is broken: the files are part of the repository.

@@ -12,8 +12,12 @@
 //          the dequantised weights: integer dot products round activations to int8.
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+
+#include "base/file.h"
 #include "golden_case.h"
 
 namespace quipu::golden {
@@ -157,10 +161,65 @@ TEST_P(DirtyPool, ChangesNoBit) {
 
 INSTANTIATE_TEST_SUITE_P(Models, DirtyPool, testing::ValuesIn(every_setting()), setting_name);
 
+// The logits of phi3's prompt under the context it is loaded for: short factors up to the original
+// context, long ones above; one choice for the whole engine.
+TEST(LongRope, FactorsFollowTheContextInForce) {
+  GoldenCase golden = find_case("phi3-short-factors");
+  const auto logits_for = [&](int64_t context) {
+    golden.context = context;
+    const auto session = open_or_fail(golden, {.isa = Isa::kScalar, .weights = DType::kF32});
+    return session == nullptr ? std::vector<float>() : golden_logits(*session, golden, kWhole);
+  };
+  const std::vector<float> at_original = logits_for(64);
+  EXPECT_TRUE(same_bits(logits_for(40), at_original));
+  const std::vector<float> above = logits_for(65);
+  EXPECT_TRUE(same_bits(logits_for(0), above));  // the model's own context, 256
+  EXPECT_GT(relative_max_error(above, at_original), 1e-2);
+}
+
+// A GGUF file with one run of bytes replaced: what loading it says.
+Status status_of_patched(const std::string& case_name, std::string_view from, std::string_view to) {
+  std::string bytes = read_file(find_case(case_name).model, 1 << 24).value();
+  const size_t at = bytes.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  bytes.replace(at, to.size(), to);
+  GoldenCase golden = find_case(case_name);
+  golden.model = std::filesystem::temp_directory_path() /
+                 fmt::format("quipu-golden-{}-{}.gguf", getpid(), case_name);
+  std::ofstream(golden.model, std::ios::binary)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  const Status status = load_case(golden, {}).status();
+  std::filesystem::remove(golden.model);
+  return status;
+}
+
+void expect_message(const Status& status, ErrorCode code,
+                    std::initializer_list<std::string_view> parts) {
+  EXPECT_EQ(status.code(), code) << status.message();
+  for (const std::string_view part : parts)
+    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+}
+
+TEST(MalformedModels, SayWhatIsMissingOrWrong) {
+  expect_message(status_of_patched("gemma3-q8_0", "gemma3.attention.sliding_window",
+                                   "gemma3.attention.sliding_windoe"),
+                 ErrorCode::kCorruptData, {"gemma3.attention.sliding_window", "absent"});
+  expect_message(status_of_patched("phi3-q8_0", "rope_factors_short.", "rope_factors_shart."),
+                 ErrorCode::kNotFound, {"rope_factors_short.weight"});
+  // A tensor's name is followed by its number of dimensions (u32) and their sizes (u64).
+  const std::string name = "rope_factors_long.weight";
+  const std::string one_dimension("\1\0\0\0", 4);
+  expect_message(
+      status_of_patched("phi3-q8_0", name + one_dimension + "\x08", name + one_dimension + "\x04"),
+      ErrorCode::kCorruptData, {name, "[4]", "expected [8]"});
+  expect_message(status_of_patched("gemma2-q8_0", "post_ffw_norm", "post_ffw_norn"),
+                 ErrorCode::kNotFound, {"blk.0.post_ffw_norm.weight"});
+}
+
 // A test that finds no cases proves nothing.
 TEST(GoldenCases, AreThere) {
-  EXPECT_GE(settings(false).size(), 14u);
-  EXPECT_GE(settings(true).size(), 11u);
+  EXPECT_GE(settings(false).size(), 23u);
+  EXPECT_GE(settings(true).size(), 17u);
 }
 
 }  // namespace

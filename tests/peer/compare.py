@@ -43,7 +43,11 @@ BUILT_IN = ROOT / "models/quipu-stories-small-bf16.gguf"  # trained, rows of 256
 BUILT_IN_TEXT = "Once upon a time, there was a little fox"
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
 STORIES_PROMPT = [1, 403, 407, 261, 378]  # "Once upon a time"
-SHAPES = [f"tiny-{name}" for name in ("llama", "qwen2", "qwen3", "gpt2", "starcoder")]
+SHAPES = [f"tiny-{name}" for name in ("llama", "qwen2", "qwen3", "gpt2", "starcoder", "gemma2",
+                                   "gemma3", "phi3")]
+# Golden models that llama.cpp runs otherwise than their configuration says: without the window of
+# llama, qwen2 and phi3 files, and with the head's size in place of gemma2's query_pre_attn_scalar.
+BEYOND_LLAMA_CPP = ("mistral-window", "qwen2-window-upper-layer", "phi3-short-factors", "gemma2")
 SYNTH_PROMPT = [(17 + 29 * i * i) % 321 for i in range(40)]  # their vocabulary is 321
 
 
@@ -251,8 +255,7 @@ def plain_cases(quipu, work):
         yield Case("stories260K (trained)", "f16", stories, STORIES_PROMPT,
                    work / "stories260K-f16.gguf")
     for folder in sorted(GOLDEN.iterdir()):
-        # llama.cpp runs llama and qwen2 files without the window that they ask for.
-        if (folder / "config.json").exists() and "window" not in folder.name:
+        if (folder / "config.json").exists() and folder.name not in BEYOND_LLAMA_CPP:
             for kind in PLAIN:
                 yield Case(folder.name, kind, folder, golden_prompt(folder),
                            work / f"{folder.name}-{kind}.gguf")

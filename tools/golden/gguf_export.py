@@ -6,11 +6,12 @@ description of the format and not shared with quipu's own reader: agreement betw
 test.
 """
 
+import math
 import re
 
 import numpy as np
 from gguf import GGMLQuantizationType as QT
-from gguf import GGUFWriter
+from gguf import GGUFWriter, RopeScalingType
 
 import block_quant
 
@@ -27,8 +28,10 @@ _LLAMA_LIKE = {
     "self_attn.o_proj.": "attn_output.",
     "self_attn.q_norm.": "attn_q_norm.",
     "self_attn.k_norm.": "attn_k_norm.",
+    "self_attn.qkv_proj.": "attn_qkv.",
     "mlp.gate_proj.": "ffn_gate.",
     "mlp.up_proj.": "ffn_up.",
+    "mlp.gate_up_proj.": "ffn_up.",
     "mlp.down_proj.": "ffn_down.",
 }
 _GPT2_LIKE = {
@@ -43,8 +46,15 @@ _GPT2_LIKE = {
     "mlp.c_fc.": "ffn_up.",
     "mlp.c_proj.": "ffn_down.",
 }
+# Gemma has norms on both sides of each part, and "post_attention_layernorm" is one of them.
+_GEMMA_LIKE = _LLAMA_LIKE | {
+    "post_attention_layernorm.": "post_attention_norm.",
+    "pre_feedforward_layernorm.": "ffn_norm.",
+    "post_feedforward_layernorm.": "post_ffw_norm.",
+}
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-                 "gpt2": "gpt2", "gpt_bigcode": "starcoder"}
+                 "gpt2": "gpt2", "gpt_bigcode": "starcoder", "gemma2": "gemma2", "gemma3_text": "gemma3",
+                 "phi3": "phi3"}
 
 # What the files people download hold: `q4_k` is llama.cpp's Q4_K_M on its more sensitive layers.
 _Q4_K_MIX = {"attn_v": QT.Q6_K, "ffn_down": QT.Q6_K, "attn_qkv": QT.Q5_K, "output": QT.Q6_K}
@@ -56,7 +66,8 @@ _ALL_TYPES = {"token_embd": QT.BF16, "output": QT.F16, "attn_q": QT.Q4_0, "attn_
 
 def gguf_name(model_type, name):
     """`model.layers.0.mlp.up_proj.weight` -> `blk.0.ffn_up.weight`."""
-    table = _GPT2_LIKE if model_type in ("gpt2", "gpt_bigcode") else _LLAMA_LIKE
+    table = (_GPT2_LIKE if model_type in ("gpt2", "gpt_bigcode")
+             else _GEMMA_LIKE if model_type.startswith("gemma") else _LLAMA_LIKE)
     name = re.sub(r"^(model|transformer)\.", "", name)
     match = re.match(r"^(?:layers|h)\.(\d+)\.(.*)$", name)
     prefix, rest = (f"blk.{match.group(1)}.", match.group(2)) if match else ("", name)
@@ -130,6 +141,28 @@ def _add_metadata(writer, config):
     if head_dim != hidden // heads:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+    if arch == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    scalar = config.get("query_pre_attn_scalar", head_dim)
+    if scalar != head_dim:  # not a key that llama.cpp reads for these; quipu does
+        writer.add_attention_scale(scalar ** -0.5)
+    if arch == "gemma3" and config["sliding_window_pattern"] != 6:
+        writer.add_sliding_window_pattern(config["sliding_window_pattern"])
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
+    if "long_factor" in scaling:
+        original = config["original_max_position_embeddings"]
+        stretch = config["max_position_embeddings"] / original
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(stretch) / math.log(original)))
+        writer.add_tensor("rope_factors_long.weight", np.array(scaling["long_factor"], np.float32))
+        writer.add_tensor("rope_factors_short.weight",
+                          np.array(scaling["short_factor"], np.float32))
 
 
 def write_gguf(path, config, weights, scheme):
@@ -142,6 +175,8 @@ def write_gguf(path, config, weights, scheme):
         target = gguf_name(model_type, name)
         heads = _rope_heads(config, target)
         rows = _interleave_rope_rows(values, heads) if heads else values
+        if model_type.startswith("gemma") and target.endswith("_norm.weight"):
+            rows = values + np.float32(1)  # GGUF's gain is 1 + w
         qtype = tensor_type(target, values.shape, scheme)
         if qtype == QT.F32:
             writer.add_tensor(target, np.ascontiguousarray(rows, dtype=np.float32))

@@ -46,17 +46,23 @@ def seed_of(name):
     return zlib.crc32(name.encode())
 
 
-def random_weight(rng, name, shape, conv1d, tied):
-    """One tensor, scaled by its role. conv1d: gpt2 stores [in, out]."""
+def random_weight(rng, name, shape, conv1d, tied, gain_of_one_more=False):
+    """One tensor, scaled by its role. conv1d: gpt2 stores [in, out]. gain_of_one_more: a norm's
+    gain is 1 + w (Gemma)."""
     if len(shape) == 1:
         if name.endswith("bias"):
             return 0.2 * rng.standard_normal(shape)
+        if gain_of_one_more:
+            # The parts must outweigh the embedding that the residual stream starts with, or a tied
+            # head repeats the last token.
+            part = max(2.0, shape[0] / 32) if "post_" in name else 0.0
+            return part + 0.25 * rng.standard_normal(shape)
         return 1.0 + 0.25 * rng.standard_normal(shape)  # norms
     fan_in = shape[0] if conv1d else shape[1]
     gain = 1.0
-    if "q_proj" in name or "k_proj" in name or "c_attn" in name:
+    if any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "c_attn")):
         gain = 1.1
-    elif "gate_proj" in name or "up_proj" in name or "c_fc" in name:
+    elif "gate_proj" in name or "up_proj" in name or "c_fc" in name:  # gate_up_proj too
         gain = 1.5
     elif "lm_head" in name or ("embed_tokens" in name or "wte" in name) and tied:
         gain = 2.5
@@ -70,11 +76,13 @@ def random_weight(rng, name, shape, conv1d, tied):
 def make_weights(name, model, config):
     """{reference name: float32 tensor} for every parameter of `model`."""
     rng = np.random.default_rng(seed_of(name))
-    tied = config.get("tie_word_embeddings", config["model_type"] in ("gpt2", "gpt_bigcode"))
+    gemma = config["model_type"].startswith("gemma")
+    tied = config.get("tie_word_embeddings",
+                      gemma or config["model_type"] in ("gpt2", "gpt_bigcode"))
     weights = {}
     for key, parameter in model.named_parameters():  # a tied head appears once, as the embedding
         conv1d = config["model_type"] == "gpt2" and ("c_" in key)
-        values = random_weight(rng, key, tuple(parameter.shape), conv1d, tied)
+        values = random_weight(rng, key, tuple(parameter.shape), conv1d, tied, gemma)
         weights[key] = torch.from_numpy(values.astype(np.float32))
     return weights
 
@@ -89,6 +97,10 @@ def save_hf_weights(folder, weights, config, case):
         for layer in range(config["n_layer"]):
             mask = torch.tril(torch.ones(size, size)).view(1, 1, size, size)
             tensors[f"h.{layer}.attn.bias"] = mask.to(dtype)
+    if case.get("language_model"):
+        tensors = {"language_model." + key: value for key, value in tensors.items()}
+        tensors["vision_tower.patch.weight"] = torch.ones(2, 2, 2, 2, dtype=dtype)
+        tensors["multi_modal_projector.norm.weight"] = torch.ones(4, dtype=dtype)
     shards = case.get("shards", 1)
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -206,6 +218,7 @@ def write_golden(folder, name, model, case, file):
         "vocab_size": config["vocab_size"],
         "tokens": tokens,
         "logit_positions": positions,
+        **({"context": case["context"]} if "context" in case else {}),
         "logits": "logits.f32",
         "greedy": continuation,
         "greedy_margin": round(margin, 4),
@@ -222,10 +235,20 @@ def write_golden(folder, name, model, case, file):
 
 def make_hf_case(name, case):
     folder = fresh_folder(name)
-    (folder / "config.json").write_text(json.dumps(case["config"], indent=2) + "\n")
-    weights = make_weights(name, empty_model(case["config"]), case["config"])
-    save_hf_weights(folder, weights, case["config"], case)
-    write_golden(folder, name, load_reference(folder), case, ".")
+    config = case["config"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = make_weights(name, empty_model(config), config)
+    save_hf_weights(folder, weights, config, case)
+    if not case.get("language_model"):
+        write_golden(folder, name, load_reference(folder), case, ".")
+        return
+    # The reference of the text alone, from the same rounded weights.
+    rounded = {key: value.to(torch.bfloat16).float() for key, value in weights.items()}
+    write_golden(folder, name, load_quantised_reference(config, rounded), case, ".")
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+             "text_config": config, "vision_config": {"model_type": "siglip_vision_model"},
+             "bos_token_id": 2, "eos_token_id": [1, 106]}
+    (folder / "config.json").write_text(json.dumps(outer, indent=2) + "\n")
 
 
 def make_gguf_case(name, case):

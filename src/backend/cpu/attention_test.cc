@@ -318,6 +318,7 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kF32, 8, 1, 64, 64, 64, 100},
                                      Shape{KvFormat::kBF16, 4, 4, 33, 20, 32},
                                      Shape{KvFormat::kBF16, 6, 2, 96, 96, 64},
+                                     Shape{KvFormat::kF32, 4, 2, 64, 64, 32, 0, 0.5f},
                                      Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f},
                                      Shape{KvFormat::kF32, 4, 4, 16, 16, 32, 0, 0, true},
                                      Shape{KvFormat::kF32, 3, 3, 24, 20, 16, 0, 0, true, true},

@@ -96,6 +96,7 @@ class CpuBackend final : public Backend {
   }
   void activation(const ActivationArgs& args) override;
   void add(const AddArgs& args) override;
+  void soft_cap(const SoftCapArgs& args) override;
   void gather_rows(const GatherRowsArgs& args) override;
   void arg_max(const ArgMaxArgs& args) override;
 
@@ -250,6 +251,14 @@ void CpuBackend::activation(const ActivationArgs& args) {
 void CpuBackend::add(const AddArgs& args) {
   split(args.elements, args.elements, [&](size_t first, size_t last, int) {
     kernels_.add(args.a + first, args.b + first, args.out + first, last - first);
+  });
+}
+
+void CpuBackend::soft_cap(const SoftCapArgs& args) {
+  QUIPU_CHECK(args.cap > 0, "a soft cap of {}", args.cap);
+  // As in activation(): an exponential and a division each. Lanes do not depend on each other.
+  split(args.elements, args.elements * 4, [&](size_t first, size_t last, int) {
+    kernels_.soft_cap(args.x + first, last - first, args.cap);
   });
 }
 

@@ -164,6 +164,7 @@ struct KernelTable {
   // up: or null
   void (*activation[kActivationCount])(const float* gate, const float* up, float* out, size_t n);
   void (*add)(const float* a, const float* b, float* out, size_t n);
+  void (*soft_cap)(float* x, size_t n, float cap);
   void (*to_bf16)(const float* x, uint16_t* out, size_t n);
   int32_t (*arg_max)(const float* x, size_t n);
 

@@ -166,6 +166,34 @@ TEST_P(OpsTest, AddAndGather) {
   EXPECT_TRUE(same_bits({&out[100], 100}, {&a[0], 100}));
 }
 
+TEST_P(OpsTest, SoftCap) {
+  Random random(7);
+  for (const size_t count : {1, 16, 17, 1003, 40000}) {
+    for (const float cap : {0.5f, 30.0f}) {
+      std::vector<float> x = random_floats(random, count);
+      for (float& value : x) value *= 20;
+      x[0] = 1e30f;
+      const std::vector<float> before = x;
+      backend_->soft_cap({x.data(), count, cap});
+      for (size_t i = 0; i < count; ++i) {
+        const double expected = cap * std::tanh(static_cast<double>(before[i]) / cap);
+        ASSERT_NEAR(x[i], expected, 8 * kEpsilon * cap) << before[i];
+      }
+      // Where the work was cut changes no bit.
+      std::vector<float> apart = before;
+      const size_t first = count / 3;
+      backend_->soft_cap({apart.data(), first, cap});
+      backend_->soft_cap({apart.data() + first, count - first, cap});
+      EXPECT_TRUE(same_bits(x, apart));
+    }
+  }
+  float bad[3] = {NAN, kInfinity, -kInfinity};
+  backend_->soft_cap({bad, 3, 2.0f});
+  EXPECT_TRUE(std::isnan(bad[0]));
+  EXPECT_EQ(bad[1], 2.0f);
+  EXPECT_EQ(bad[2], -2.0f);
+}
+
 TEST_P(OpsTest, ArgMaxTakesTheFirstAndIgnoresNan) {
   Random random(6);
   for (const size_t dim : {1, 5, 16, 17, 100, 50257}) {

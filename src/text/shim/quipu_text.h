@@ -79,6 +79,8 @@ typedef struct {
   const int32_t* kinds;
   size_t kinds_count;
   QuipuBytes charsmap; /* SentencePiece's precompiled normaliser, or empty */
+  const int32_t* strip_after; /* ids of tokens that take the white space behind them along */
+  size_t strip_after_count;
   int64_t bos;
   int64_t eos;
   int64_t unknown;

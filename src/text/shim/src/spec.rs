@@ -27,6 +27,7 @@ pub struct Spec<'a> {
     pub kinds: &'a [i32],
     pub merges: Vec<&'a [u8]>,
     pub charsmap: &'a [u8],
+    pub strip_after: &'a [i32],
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub unknown: Option<u32>,
@@ -57,6 +58,7 @@ pub struct SpecTokenizer {
     model: Model,
     all_special: Partition,
     user_defined: Partition,
+    strip_after: HashSet<u32>,
 }
 
 /// SentencePiece's normalisation, where a model asks for one.
@@ -128,6 +130,7 @@ impl SpecTokenizer {
             add_eos: spec.add_eos.unwrap_or(add_eos),
             all_special: specials(|kind| matches!(kind, CONTROL | USER_DEFINED | UNKNOWN))?,
             user_defined: specials(|kind| kind == USER_DEFINED)?,
+            strip_after: spec.strip_after.iter().map(|&id| id as u32).collect(),
             normalizer: Normalizer::new(spec.charsmap, remove_extra_whitespaces)?,
             bos,
             eos,
@@ -146,15 +149,21 @@ impl SpecTokenizer {
         let partition = if parse_special { &self.all_special } else { &self.user_defined };
         // A piece of text gets its space prefix at the start and again after each whole token.
         let mut at_start = true;
+        let mut strips = false;
         for part in partition.split(text) {
             match part {
                 Part::Token(id) => {
                     out.push(id);
                     at_start = true;
+                    strips = self.strip_after.contains(&id);
                 }
                 Part::Text(bytes) => {
-                    self.encode_text(bytes, at_start, &mut out)?;
-                    at_start = false;
+                    let bytes = if strips { without_leading_space(bytes) } else { bytes };
+                    strips = false;
+                    if !bytes.is_empty() {
+                        self.encode_text(bytes, at_start, &mut out)?;
+                        at_start = false;
+                    }
                 }
             }
         }
@@ -206,6 +215,14 @@ impl SpecTokenizer {
             Model::Bpe(_) | Model::Characters(_) => {}
         }
         Ok(())
+    }
+}
+
+/// White space as Unicode has it, or ASCII's where the bytes are not UTF-8.
+fn without_leading_space(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.trim_start().as_bytes(),
+        Err(_) => bytes.trim_ascii_start(),
     }
 }
 
