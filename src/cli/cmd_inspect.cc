@@ -67,7 +67,7 @@ nlohmann::ordered_json kv_to_json(const ModelFile& file) {
   if (!architecture.ok()) return object;
   const Result<ModelConfig> config = (*architecture)->read_config(file.metadata());
   if (!config.ok()) return object;
-  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+  for (const KvFormat format : kKvFormats) {
     const KvCacheSpec spec = kv_cache_spec_for(*config, format, kDefaultBlockTokens);
     nlohmann::ordered_json groups = nlohmann::ordered_json::array();
     for (const KvGroupSpec& group : spec.groups) {

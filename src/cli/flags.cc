@@ -79,10 +79,9 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
   command.add_option_function<std::string>(
       "--kv-format,--kv-cache-dtype",
       [&options](const std::string& text) {
-        options.kv_format =
-            value_or_throw("--kv-format", choose(text, kv_format_from_name(text), "f32, bf16"));
+        options.kv_format = value_or_throw("--kv-format", KvFormats::parse(text));
       },
-      "Format of keys and values: bf16 (default) or f32");
+      "Format of keys and values: f32, bf16 (default) or int8; by layer: int8,first=bf16,3-5=f32");
   command.add_option("--kv-block", options.block_tokens, "Tokens per KV block")
       ->check(CLI::IsMember({16, 32, 64, 128, 256}));
   command.add_option_function<std::string>(

@@ -27,7 +27,7 @@ nlohmann::ordered_json generation_to_json(const LoadedModel& model, const Genera
        {{"bytes", model.engine->kv().bytes()},
         {"blocks", model.engine->kv().blocks()},
         {"block_tokens", spec.block_tokens},
-        {"format", kv_format_name(spec.groups.front().layers.front().layout.format)}}},
+        {"format", spec.formats()}}},
       {"logits_hash", fmt::format("{:016x}", result.logits_hash)},
       {"seed", seed},
   };

@@ -6,7 +6,8 @@
 
 namespace quipu {
 
-KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens) {
+KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
+                              int block_tokens) {
   std::vector<KvLayerShape> layers;
   for (const int window : config.layer_windows) {
     layers.push_back({.kv_heads = config.head_count_kv,
@@ -14,7 +15,7 @@ KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int bl
                       .value_dim = config.value_length,
                       .lifetime = {.window = window}});
   }
-  return make_kv_cache_spec(layers, format, block_tokens);
+  return make_kv_cache_spec(layers, formats, block_tokens);
 }
 
 Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
@@ -26,6 +27,7 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                       "a context of {} tokens was asked for; the model was trained for {}", context,
                       trained);
   }
+  QUIPU_RETURN_IF_ERROR(config.kv_format.check(model.config().block_count));
   const KvCacheSpec spec = kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens);
   const SchedulerConfig scheduler = {
       .batch_tokens_max = model.batch_tokens_max(),
@@ -45,7 +47,7 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
   QUIPU_ASSIGN_OR_RETURN(KvStorage storage, KvStorage::create(backend, spec, blocks));
   KvCacheConfig cache = {.groups = {},
                          .block_tokens = config.block_tokens,
-                         .fingerprint = config.fingerprint,
+                         .fingerprint = config.fingerprint + " kv " + spec.formats(),
                          .policy = config.kv_policy,
                          .publish = config.keep_kv};
   for (size_t g = 0; g < blocks.size(); ++g)

@@ -21,20 +21,20 @@ namespace quipu {
 
 struct EngineConfig {
   int64_t context_length = 0;  // 0: the model's
-  KvFormat kv_format = KvFormat::kBF16;
+  KvFormats kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it
   int prefill_chunk_max = 512;
   int sequences_max = 64;
   bool keep_kv = true;             // SchedulerConfig::keep_kv
   std::string kv_policy = "cost";  // of eviction: "cost" or "lru"
-  std::string fingerprint;         // of the model and its KV format: part of every block's key
+  std::string fingerprint;         // of the model; with the KV formats, part of every block's key
 };
 
 class Engine {
  public:
   // OWNS: nothing given; model, backend and clock must outlive the engine.
-  // ERRORS: kInvalidArgument (context or memory out of range, with the numbers),
+  // ERRORS: kInvalidArgument (context, memory or a KV format's layer out of range, with the numbers),
   // kResourceExhausted.
   static Result<std::unique_ptr<Engine>> create(Model& model, Backend& backend,
                                                 const EngineConfig& config, const Clock& clock);
@@ -64,7 +64,8 @@ class Engine {
   std::vector<StepEvent> events_;
 };
 
-// The cache's spec for a model. UNITS: bytes inside.
-KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
+// The cache's spec for a model. UNITS: bytes inside. REQUIRES: formats.check() is ok for the model.
+KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
+                              int block_tokens);
 
 }  // namespace quipu

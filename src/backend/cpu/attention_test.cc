@@ -87,7 +87,9 @@ class Cache {
     }
     const size_t n = positions.size();
     std::vector<float> out(n * static_cast<size_t>(shape_.heads * shape_.value_dim), NAN);
-    KvWriteArgs write{k.data(), v.data(), k.size() / n, v.size() / n, slots.data(), n, kv_, 1};
+    KvWriteArgs write{k.data(), v.data(), k.size() / n, v.size() / n, slots.data(), n, kv_, 1,
+                      pieces.size(), query_start.data(), positions.data(), tables.data(),
+                      kBlocksPerSequence};
     backend_.kv_write(write);
     AttentionArgs args;
     args.q = q.data();
@@ -142,8 +144,23 @@ std::vector<float> prefill(Backend& backend, const Shape& shape, const Tokens& t
   return out;
 }
 
-float stored(KvFormat format, float x) {
-  return format == KvFormat::kF32 ? x : bf16_to_f32(f32_to_bf16(x));
+// A row of keys or values, or a query, as the kernel sees it. Queries that meet codes have codes of
+// 15 bits themselves: they count as exact here, and the tolerance has room for them.
+enum class Role { kStored, kQuery };
+std::vector<double> as_seen(KvFormat format, Role role, const float* x, size_t n) {
+  std::vector<double> seen(x, x + n);
+  if (format == KvFormat::kBF16) {
+    for (double& value : seen) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
+  }
+  if (format == KvFormat::kInt8 && role == Role::kStored) {
+    float largest = 0;
+    for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
+    uint16_t bits = f32_to_bf16(largest / 127);
+    if (bf16_to_f32(bits) < largest / 127) ++bits;
+    const double scale = bf16_to_f32(bits);
+    for (double& value : seen) value = std::nearbyint(value / scale) * scale;
+  }
+  return seen;
 }
 
 // One output row in double, from the stored keys and values and the query as the kernel sees it.
@@ -154,14 +171,14 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
   const size_t first = s.window > 0 && t + 1 > static_cast<size_t>(s.window)
                            ? t + 1 - static_cast<size_t>(s.window)
                            : 0;
-  const float* q = &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd];
+  const auto q = as_seen(
+      s.format, Role::kQuery,
+      &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd], kd);
   std::vector<double> scores;
   for (size_t i = first; i <= t; ++i) {
-    const float* k = &tokens.k[(i * kvh + kv_head) * kd];
+    const auto k = as_seen(s.format, Role::kStored, &tokens.k[(i * kvh + kv_head) * kd], kd);
     double score = 0;
-    for (size_t d = 0; d < kd; ++d) {
-      score += static_cast<double>(stored(s.format, q[d])) * stored(s.format, k[d]);
-    }
+    for (size_t d = 0; d < kd; ++d) score += q[d] * k[d];
     score *= Cache::scale(s);
     if (s.softcap != 0) score = s.softcap * std::tanh(score / s.softcap);
     scores.push_back(score);
@@ -172,8 +189,8 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
   for (size_t i = first; i <= t; ++i) {
     const double weight = std::exp(scores[i - first] - largest);
     sum += weight;
-    const float* v = &tokens.v[(i * kvh + kv_head) * vd];
-    for (size_t d = 0; d < vd; ++d) out[d] += weight * stored(s.format, v[d]);
+    const auto v = as_seen(s.format, Role::kStored, &tokens.v[(i * kvh + kv_head) * vd], vd);
+    for (size_t d = 0; d < vd; ++d) out[d] += weight * v[d];
   }
   for (double& value : out) value /= sum;
   return out;
@@ -198,7 +215,10 @@ TEST_P(AttentionTest, MatchesDoubleReference) {
         const float got = out[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(h)) * vd + d];
         // Weights are off by the error of their scores (dim roundings of terms of size 1) and of
         // exp; values are below 5.
-        const double tolerance = 5 * (std::sqrt(static_cast<double>(s.key_dim)) + 8) * 6e-8 * 8;
+        double tolerance = 5 * (std::sqrt(static_cast<double>(s.key_dim)) + 8) * 6e-8 * 8;
+        // Queries and weights of 15 bits: each score is off by up to about 4 sigma of
+        // 4 / 16256 / sqrt(12), each weight by half a step of 1 / 16256.
+        if (kv_format_has_codes(s.format)) tolerance = 5 * 4 * 4 / 16256.0 / 3.46 + 5 / 32512.0;
         ASSERT_NEAR(got, expected[d], tolerance) << "token " << t << " head " << h << " dim " << d;
       }
     }
@@ -267,7 +287,17 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kF32, 8, 1, 64, 64, 64, 100},
                                      Shape{KvFormat::kBF16, 4, 4, 33, 20, 32},
                                      Shape{KvFormat::kBF16, 6, 2, 96, 96, 64},
-                                     Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f})),
+                                     Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kInt8, 8, 4, 8, 8, 16},
+                                     Shape{KvFormat::kInt8, 3, 1, 80, 80, 32},
+                                     Shape{KvFormat::kInt8, 4, 4, 33, 20, 32, 100},
+                                     Shape{KvFormat::kInt8, 6, 1, 96, 256, 64, 0, 30.0f},
+                                     Shape{KvFormat::kInt8, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kInt4, 8, 4, 8, 8, 16},
+                                     Shape{KvFormat::kInt4, 3, 1, 80, 80, 32},
+                                     Shape{KvFormat::kInt4, 4, 4, 33, 20, 32, 100},
+                                     Shape{KvFormat::kInt4, 6, 1, 96, 256, 64, 0, 30.0f},
+                                     Shape{KvFormat::kInt4, 2, 1, 128, 128, 16, 40, 30.0f})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
              shape_name(std::get<1>(test.param));
