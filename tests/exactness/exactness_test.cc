@@ -50,6 +50,9 @@ Request target_request(LogitsWanted wanted = LogitsWanted::kSampled) {
   return make_request(random_tokens(kTarget, kPromptTokens), kOutputTokens, wanted);
 }
 
+// Another format in each layer of the tiny models, which have two.
+KvFormats mixed_formats() { return KvFormats::parse("int4,first=int8").value(); }
+
 class Exactness : public testing::TestWithParam<Setting> {
  protected:
   std::unique_ptr<TinyModel> open(int threads = 1) const {
@@ -59,15 +62,14 @@ class Exactness : public testing::TestWithParam<Setting> {
   // Every shape and instruction set meets every format, some with one weight type and some with
   // another. The scalar kernels, whose only job is to be plain, take one each to save time.
   std::vector<KvFormats> kv_formats() const {
-    const KvFormats mixed = KvFormats::parse("int8,first=bf16,last=f32").value();
     const auto [one, other] = [&]() -> std::pair<KvFormats, KvFormats> {
       switch (GetParam().weights) {
-        case DType::kF32: return {KvFormat::kF32, KvFormat::kInt8};
-        case DType::kBF16: return {KvFormat::kBF16, mixed};
-        case DType::kQ8_0: return {KvFormat::kInt8, KvFormat::kBF16};
-        case DType::kQ4_0: return {KvFormat::kF32, KvFormat::kInt8};
-        case DType::kQ4_K: return {mixed, KvFormat::kF32};
-        default: return {KvFormat::kInt8, KvFormat::kBF16};
+        case DType::kF32: return {KvFormat::kF32, KvFormat::kInt4};
+        case DType::kBF16: return {KvFormat::kBF16, KvFormat::kInt8};
+        case DType::kQ8_0: return {KvFormat::kInt8, mixed_formats()};
+        case DType::kQ4_0: return {KvFormat::kInt4, KvFormat::kF32};
+        case DType::kQ4_K: return {mixed_formats(), KvFormat::kBF16};
+        default: return {KvFormat::kInt8, KvFormat::kInt4};
       }
     }();
     if (GetParam().isa == Isa::kScalar) return {one};
@@ -242,9 +244,9 @@ INSTANTIATE_TEST_SUITE_P(Tiny, Exactness, testing::ValuesIn(all_settings()), set
 // Attention merges partial results per run of 512 positions: the same tests across that border.
 class LongContext : public testing::TestWithParam<Setting> {};
 
-std::vector<KvFormat> long_formats(DType weights) {
-  if (weights == DType::kBF16) return {KvFormat::kBF16};
-  return {KvFormat::kInt8};
+std::vector<KvFormats> long_formats(DType weights) {
+  if (weights == DType::kBF16) return {KvFormat::kBF16, KvFormat::kInt4};
+  return {KvFormat::kInt8, mixed_formats()};
 }
 
 TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
@@ -252,13 +254,13 @@ TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
   const auto model = open_tiny_model(setting.shape, setting.weights, setting.isa, 1);
   const auto threaded = open_tiny_model(setting.shape, setting.weights, setting.isa, 3);
   const auto request = [](uint64_t seed) { return make_request(random_tokens(seed, 600), 4); };
-  for (const KvFormat format : long_formats(setting.weights)) {
+  for (const KvFormats& format : long_formats(setting.weights)) {
     const Outcome expected = run_alone(*model, {.kv_format = format}, request(kTarget));
     for (const int chunk : {61, 512}) {
       const Outcome actual =
           run_alone(*threaded, {.kv_format = format, .chunk = chunk}, request(kTarget));
       EXPECT_EQ(difference(actual, expected, 4), "")
-          << kv_format_name(format) << ", 3 threads, chunk " << chunk;
+          << format.to_string() << ", 3 threads, chunk " << chunk;
     }
     TinyEngine shared(*threaded, {.kv_format = format, .chunk = 100, .block_tokens = 16});
     for (int round = 0; round < 2; ++round) {
@@ -266,7 +268,7 @@ TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
       for (const uint64_t seed : {2, 1, 3}) requests.push_back(request(seed));
       const std::vector<Outcome> together = run(*shared.engine, std::move(requests), 1);
       EXPECT_EQ(difference(together[1], expected, 4), "")
-          << kv_format_name(format) << ", round " << round;
+          << format.to_string() << ", round " << round;
       if (round == 1) {
         EXPECT_GT(together[1].stats.cached_tokens, 500);
       }
