@@ -26,11 +26,13 @@ void attention(benchmark::State& state, KvFormat format) {
   auto pool = backend().allocate(sequences * table * block_bytes).value();
   const PagedKvView kv{pool->data(), block_bytes, kBlockTokens, views.data(), layers};
   const auto k = random_floats(kKvHeads * kDim, 3);
+  const int32_t one_token[] = {0, 1}, start = 0;
   std::vector<int32_t> tables(sequences * table), positions, starts{0};
   std::iota(tables.begin(), tables.end(), 0);
   for (int64_t slot = 0; slot < static_cast<int64_t>(tables.size()) * kBlockTokens; ++slot) {
     for (int layer = 0; layer < layers; ++layer) {
-      backend().kv_write({k.data(), k.data(), 0, 0, &slot, 1, kv, layer});
+      backend().kv_write(
+          {k.data(), k.data(), 0, 0, &slot, 1, kv, layer, 1, one_token, &start, &start, 1});
     }
   }
   for (size_t s = 0; s < sequences; ++s) {
@@ -57,19 +59,19 @@ void attention(benchmark::State& state, KvFormat format) {
     for (args.layer = 0; args.layer < layers; ++args.layer) backend().attention(args);
     benchmark::ClobberMemory();
   }
-  const double element = format == KvFormat::kF32 ? 4 : 2;
+  const double token_bytes = static_cast<double>(layout.used_bytes) / kBlockTokens;
   double seen = 0;
   for (const int32_t position : positions) seen += position + 1;
   const double flops = seen * kHeads * kDim * 4 * layers;
   if (tokens == 1) {
-    report(state, "bytes/s", seen * kKvHeads * kDim * 2 * element * layers, limits().read_bytes);
+    report(state, "bytes/s", seen * kKvHeads * token_bytes * layers, limits().read_bytes);
   } else {
     report(state, "ops/s", flops, limits().peaks.f32_flops);
   }
 }
 
 const int registered = [] {
-  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+  for (const KvFormat format : kKvFormats) {
     const std::string name(kv_format_name(format));
     benchmark::RegisterBenchmark(("attention_decode/" + name).c_str(), attention, format)
         ->Args({1, 4096, 1})

@@ -64,7 +64,7 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
     if (group.lifetime.is_windowed())
       choice.note += fmt::format(" in windows of {}", group.lifetime.window);
   }
-  choice.note += fmt::format(" in {}", kv_format_name(options.kv_format));
+  choice.note += fmt::format(" in {}", spec.formats());
   if (config.encoder_decoder) {
     choice.note += fmt::format(", and {} tokens of {} bytes of encoded inputs",
                                choice.input_bytes / input_spec.block_bytes() *
@@ -97,6 +97,7 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   const ModelConfig& config = loaded->model->config();
   const int64_t context =
       options.context_length == 0 ? config.context_length : options.context_length;
+  QUIPU_RETURN_IF_ERROR(options.kv_format.check(config.block_count));
   KvChoice kv = choose_kv_memory(options, config, context);
   loaded->kv_note = std::move(kv.note);
   const EngineConfig engine = {.context_length = context,

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "backend/cpu/cpu_backend.h"
-#include "backend/kv_layout.h"
 #include "kv/cache_spec.h"
+#include "kv/kv_formats.h"
 #include "tensor/dtype.h"
 
 namespace quipu {
@@ -20,7 +20,7 @@ struct ModelOptions {
   std::optional<Isa> isa;
   int64_t context_length = 0;        // 0: the model's
   std::optional<uint64_t> kv_bytes;  // nothing: chosen from the context and the free memory
-  KvFormat kv_format = KvFormat::kBF16;
+  KvFormats kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   bool kv_cache = true;  // false: recompute everything at every step
   int prefill_chunk = 512;

@@ -118,7 +118,7 @@ struct RopeArgs {
   RopePairing pairing = RopePairing::kHalves;
 };
 
-// Stores new keys and values in their slots.
+// Stores new keys and values in their slots, the tokens of a sequence in order.
 struct KvWriteArgs {
   const float* k = nullptr;  // SHAPE: [tokens, kv_heads, key_dim], tokens k_stride floats apart
   const float* v = nullptr;  // SHAPE: [tokens, kv_heads, value_dim], tokens v_stride apart
@@ -127,6 +127,13 @@ struct KvWriteArgs {
   size_t tokens = 0;
   PagedKvView kv;
   int layer = 0;
+  // As in AttentionArgs. int4 alone reads them: what it stores depends on the 16 tokens before.
+  size_t sequences = 0;
+  const int32_t* query_start = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* block_tables = nullptr;
+  size_t block_table_stride = 0;
+  const int32_t* block_gaps = nullptr;
 };
 
 // Attention of every token of the batch over its own sequence's keys, read through the block table.

@@ -6,32 +6,66 @@
 //
 //   block   | layer 0                                   | layer 1 ...
 //   layer   | head 0                | head 1            | ...
-//   head    | K tile 0 | K tile 1 | ... | V row 0 | V row 1 | ... (padded to 64 bytes)
+//   head    | K tile 0 | K tile 1 | ... | V (64-byte aligned) | scales, means | padding to 64 bytes
 //
-//   K tile  16 tokens side by side, so that one vector load gives one element of 16 tokens and the
-//           dot products of 16 tokens need no horizontal sums:
+//   K tile  16 tokens side by side, so that one vector load gives one element (or four) of 16
+//           tokens and the dot products of 16 tokens need no horizontal sums:
 //             f32:  [key_dim][16] f32
 //             bf16: [key_dim / 2][16][2] bf16 (pairs, as vdpbf16ps takes them; odd dims are padded)
-//   V       row-major, [block_tokens][value_dim]: lanes run along value_dim, tokens add in order.
+//             int8: [key_dim / 4][16][4] codes (quads, as vpdpbusd takes them; the last is padded)
+//             int4: for each group of 32 elements: scales and minima, bf16 [2][16]; then
+//                   [quads / 2][16][4] bytes, each with a code of an even quad in its low half and
+//                   one of the next quad in its high half
+//   V         f32, bf16: row-major, [block_tokens][value_dim]: lanes run along value_dim, tokens
+//                  add in order
+//             int8: [block_tokens / 4][value_dim][4] codes: quads of tokens, lanes along value_dim
+//             int4: [block_tokens / 8][value_dim][4] bytes, two quads of tokens in each
+//   scales    int8: [2][block_tokens] bf16: of the keys, then of the values
+//             int4: scales, then minima of the values, [2][groups of 64][block_tokens] bf16
+//   means     int4: of the keys, for each tile: int8 codes [key_dim, padded to quads]; then bf16
+//                   scales [tiles]
+//
+// int8: a code c from 1 to 255 stands for (c - 128) * scale; one scale for each token and head.
+//
+// int4: a code c from 0 to 15 stands for minimum + c * scale, for each token and group. A key is
+// rotated first (Hadamard, on runs of the largest power of two that divides key_dim; so is the
+// query, and products stay the same), and the mean of the 16 tokens before its tile is taken off:
+// of tokens that were stored before, as they were stored, so that a token's codes depend on nothing
+// that comes later, and are final when written. docs/KV_FORMATS.md has the figures behind it.
+//
+// Codes are made against the rounded scale and minimum, which are rounded outwards, so that no code
+// overflows.
 //
 // make_kv_layer_layout() is the one function that computes these sizes; the block pool, `inspect`,
 // metrics and documentation all use it.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace quipu {
 
 inline constexpr int kKvTileTokens = 16;
+inline constexpr int kKvKeyGroup = 32;    // int4: elements of a key that share a scale
+inline constexpr int kKvValueGroup = 64;  // and of a value
 
-enum class KvFormat : uint8_t { kF32, kBF16 };
+enum class KvFormat : uint8_t { kF32, kBF16, kInt8, kInt4 };
+
+inline constexpr std::array kKvFormats = {KvFormat::kF32, KvFormat::kBF16, KvFormat::kInt8,
+                                          KvFormat::kInt4};
 
 std::string_view kv_format_name(KvFormat format);
 std::optional<KvFormat> kv_format_from_name(std::string_view name);
+// "f32, bf16, ...", for messages.
+std::string kv_format_names();
+
+// Whether keys and values are integer codes, which attention multiplies as such.
+inline bool kv_format_has_codes(KvFormat format) { return format >= KvFormat::kInt8; }
 
 struct KvLayerLayout {
   KvFormat format = KvFormat::kF32;
@@ -40,11 +74,19 @@ struct KvLayerLayout {
   int value_dim = 0;
   int block_tokens = 0;  // a multiple of kKvTileTokens
 
-  // UNITS: bytes, all multiples of 64 but value_row_bytes and the tile's inner strides.
-  size_t key_tile_bytes = 0;   // one tile of 16 tokens
-  size_t value_row_bytes = 0;  // one token
-  size_t value_offset = 0;     // from the start of a head
-  size_t head_bytes = 0;
+  // UNITS: bytes. Offsets are from the start of a head.
+  size_t key_tile_bytes = 0;      // one tile of 16 tokens
+  size_t value_offset = 0;        // a multiple of 64
+  size_t value_row_bytes = 0;     // f32, bf16: one token
+  size_t value_run_bytes = 0;     // int8: four tokens; int4: eight
+  size_t key_scale_offset = 0;    // int8
+  size_t value_scale_offset = 0;  // int8, int4
+  size_t value_min_offset = 0;    // int4
+  size_t key_mean_offset = 0;     // int4: codes
+  size_t key_mean_bytes = 0;      // int4: the codes of one tile's mean
+  size_t key_mean_scale_offset = 0;
+  size_t used_bytes = 0;          // of a head, without the padding between its parts
+  size_t head_bytes = 0;          // a multiple of 64
   size_t layer_bytes = 0;
 };
 

@@ -14,6 +14,7 @@ namespace {
 struct InspectFlags {
   std::filesystem::path model;
   OutputOptions output;
+  std::optional<KvFormats> kv_format;  // shown beside the formats for all layers
   bool tensors = false;
 };
 
@@ -61,13 +62,18 @@ Summary summarise(const ModelFile& file) {
 }
 
 // KV bytes per token by format; empty when the architecture is not one quipu runs.
-nlohmann::ordered_json kv_to_json(const ModelFile& file) {
+// ERRORS: kInvalidArgument: a format names a layer that the model has not.
+Result<nlohmann::ordered_json> kv_to_json(const ModelFile& file,
+                                          const std::optional<KvFormats>& wanted) {
   nlohmann::ordered_json object = nlohmann::ordered_json::object();
   const Result<const Architecture*> architecture = find_architecture(file.metadata());
   if (!architecture.ok()) return object;
   const Result<ModelConfig> config = (*architecture)->read_config(file.metadata());
   if (!config.ok()) return object;
-  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+  std::vector<KvFormats> choices(kKvFormats.begin(), kKvFormats.end());
+  if (wanted.has_value()) choices.push_back(*wanted);
+  for (const KvFormats& format : choices) {
+    QUIPU_RETURN_IF_ERROR(format.check(config->block_count));
     const KvCacheSpec spec = kv_cache_spec_for(*config, format, kDefaultBlockTokens);
     nlohmann::ordered_json groups = nlohmann::ordered_json::array();
     for (const KvGroupSpec& group : spec.groups) {
@@ -77,7 +83,7 @@ nlohmann::ordered_json kv_to_json(const ModelFile& file) {
                         {"block_bytes", group.block_bytes}});
     }
     // Windowed layers hold their window and the block it ends in, never more.
-    object[std::string(kv_format_name(format))] = {
+    object[format.to_string()] = {
         {"bytes_per_token", spec.bytes_per_token()},
         {"block_tokens", spec.block_tokens},
         {"block_bytes", spec.block_bytes()},
@@ -86,7 +92,7 @@ nlohmann::ordered_json kv_to_json(const ModelFile& file) {
     };
     if (!config->encoder_decoder) continue;
     const KvCacheSpec inputs = input_kv_spec_for(*config, format, kDefaultBlockTokens);
-    object[std::string(kv_format_name(format))].update(
+    object[format.to_string()].update(
         {{"input_bytes_per_token", inputs.bytes_per_token()},
          {"input_context_bytes", inputs.sequence_bytes(config->context_length, 1)}});
   }
@@ -99,7 +105,7 @@ std::string why_no_kv(const ModelFile& file) {
   return find_architecture(file.metadata()).status().message();
 }
 
-void print_inspection_json(const ModelFile& file) {
+void print_inspection_json(const ModelFile& file, const nlohmann::ordered_json& kv) {
   const Summary summary = summarise(file);
   nlohmann::ordered_json metadata = nlohmann::ordered_json::object();
   for (const auto& [key, value] : file.metadata().entries()) metadata[key] = value_to_json(value);
@@ -116,10 +122,11 @@ void print_inspection_json(const ModelFile& file) {
               {"bytes", summary.bytes},
               {"metadata", metadata},
               {"tensors", tensors},
-              {"kv", kv_to_json(file)}});
+              {"kv", kv}});
 }
 
-void print_inspection_text(const ModelFile& file, bool all_tensors) {
+void print_inspection_text(const ModelFile& file, const nlohmann::ordered_json& kv,
+                           bool all_tensors) {
   const Summary summary = summarise(file);
   print_out(fmt::format("{}\n  {}, {} tensors, {:.1f} M parameters, {}\n", file.path().string(),
                         file.container(), file.tensors().size(),
@@ -135,7 +142,6 @@ void print_inspection_text(const ModelFile& file, bool all_tensors) {
     if (text.size() > 100) text = text.substr(0, valid_utf8_prefix(text.substr(0, 97))) + "...";
     print_out(fmt::format("  {:44} {}\n", key, text));
   }
-  const nlohmann::ordered_json kv = kv_to_json(file);
   print_out(kv.empty() ? "\nKV cache: " + why_no_kv(file) + "\n" : "\nKV cache\n");
   for (const auto& [format, sizes] : kv.items()) {
     print_out(fmt::format("  {:6} {:>10} per token, {:>10} for the whole context\n", format,
@@ -171,10 +177,12 @@ int inspect_command(InspectFlags& flags) {
   if (!path.ok()) return report_error(path.status());
   const Result<std::unique_ptr<ModelFile>> file = open_model_file(*path);
   if (!file.ok()) return report_error(file.status());
+  const Result<nlohmann::ordered_json> kv = kv_to_json(**file, flags.kv_format);
+  if (!kv.ok()) return report_error(kv.status());
   if (flags.output.json) {
-    print_inspection_json(**file);
+    print_inspection_json(**file, *kv);
   } else {
-    print_inspection_text(**file, flags.tensors);
+    print_inspection_text(**file, *kv, flags.tensors);
   }
   return kExitOk;
 }
@@ -188,6 +196,7 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   command->add_option("-m,--model,MODEL", flags->model,
                       "GGUF file or Hugging Face directory (default: the built-in model)");
   command->add_flag("--tensors", flags->tensors, "List every tensor");
+  add_kv_format_flag(*command, [flags](KvFormats formats) { flags->kv_format = formats; });
   add_output_flags(*command, flags->output);
   add_environment_names(*command);
   command->callback([flags, &exit_code] { exit_code = inspect_command(*flags); });

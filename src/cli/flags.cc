@@ -47,6 +47,16 @@ void add_output_flags(CLI::App& command, OutputOptions& output) {
   command.add_flag("-q,--quiet", output.quiet, "Print nothing but the result and errors");
 }
 
+void add_kv_format_flag(CLI::App& command, std::function<void(KvFormats)> take) {
+  command.add_option_function<std::string>(
+      "--kv-format,--kv-cache-dtype",
+      [take](const std::string& text) {
+        take(value_or_throw("--kv-format", KvFormats::parse(text)));
+      },
+      "Format of keys and values: f32, bf16 (default), int8 or int4; others for some layers: "
+      "int4,first=bf16,3-5=int8,last=bf16");
+}
+
 void add_model_flags(CLI::App& command, ModelOptions& options) {
   command.add_option("-m,--model", options.model,
                      "GGUF file or Hugging Face directory (default: the built-in model)");
@@ -76,13 +86,7 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
         options.kv_bytes = value_or_throw("--kv-memory", parse_bytes(text));
       },
       "Memory for the KV cache, such as 4GiB (default: enough for the context)");
-  command.add_option_function<std::string>(
-      "--kv-format,--kv-cache-dtype",
-      [&options](const std::string& text) {
-        options.kv_format =
-            value_or_throw("--kv-format", choose(text, kv_format_from_name(text), "f32, bf16"));
-      },
-      "Format of keys and values: bf16 (default) or f32");
+  add_kv_format_flag(command, [&options](KvFormats formats) { options.kv_format = formats; });
   command.add_option("--kv-block", options.block_tokens, "Tokens per KV block")
       ->check(CLI::IsMember({16, 32, 64, 128, 256}));
   command.add_option_function<std::string>(

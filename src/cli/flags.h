@@ -4,6 +4,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,8 @@ namespace quipu {
 // --json and --quiet.
 void add_output_flags(CLI::App& command, OutputOptions& output);
 
+// --kv-format, whose value goes to `take`.
+void add_kv_format_flag(CLI::App& command, std::function<void(KvFormats)> take);
 // -m, --threads, --ctx-size, --kv-memory, --kv-format, ...
 void add_model_flags(CLI::App& command, ModelOptions& options);
 

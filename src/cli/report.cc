@@ -13,7 +13,7 @@ nlohmann::ordered_json generation_to_json(const LoadedModel& model, const Genera
       {"bytes", model.engine->kv().bytes()},
       {"blocks", model.engine->kv().blocks()},
       {"block_tokens", spec.block_tokens},
-      {"format", kv_format_name(spec.groups.front().layers.front().layout.format)}};
+      {"format", spec.formats()}};
   if (const KvStorage* inputs = model.engine->input_kv()) {
     kv["input_bytes"] = inputs->bytes();
     kv["input_blocks"] = inputs->blocks();

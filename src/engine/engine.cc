@@ -7,7 +7,8 @@
 
 namespace quipu {
 
-KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens) {
+KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
+                              int block_tokens) {
   std::vector<KvLayerShape> layers;
   for (const int window : config.layer_windows) {
     layers.push_back({.kv_heads = config.head_count_kv,
@@ -15,12 +16,13 @@ KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int bl
                       .value_dim = config.value_length,
                       .lifetime = {.window = window}});
   }
-  return make_kv_cache_spec(layers, format, block_tokens);
+  return make_kv_cache_spec(layers, formats, block_tokens);
 }
 
-KvCacheSpec input_kv_spec_for(const ModelConfig& config, KvFormat format, int block_tokens) {
+KvCacheSpec input_kv_spec_for(const ModelConfig& config, const KvFormats& formats,
+                              int block_tokens) {
   QUIPU_CHECK(config.encoder_decoder.has_value(), "'{}' has no encoder", config.architecture);
-  return kv_cache_spec_for(config, format, block_tokens);  // cross-attention has the same heads
+  return kv_cache_spec_for(config, formats, block_tokens);  // cross-attention has the same heads
 }
 
 namespace {
@@ -59,6 +61,7 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                       "a context of {} tokens was asked for; the model was loaded for {}", context,
                       loaded_for);
   }
+  QUIPU_RETURN_IF_ERROR(config.kv_format.check(model.config().block_count));
   const KvCacheSpec spec = kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens);
   SchedulerConfig scheduler = {
       .batch_tokens_max = model.batch_tokens_max(),
@@ -86,7 +89,7 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
   }
   KvCacheConfig cache = {.groups = {},
                          .block_tokens = config.block_tokens,
-                         .fingerprint = config.fingerprint,
+                         .fingerprint = config.fingerprint + " kv " + spec.formats(),
                          .policy = config.kv_policy,
                          .publish = config.keep_kv};
   for (size_t g = 0; g < blocks.size(); ++g)

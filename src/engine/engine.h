@@ -21,7 +21,7 @@ namespace quipu {
 
 struct EngineConfig {
   int64_t context_length = 0;  // 0: what the model was loaded for
-  KvFormat kv_format = KvFormat::kBF16;
+  KvFormats kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it
   // Encoder-decoder models: for encoded inputs, beside kv_bytes. 0: as much as kv_bytes.
@@ -30,13 +30,13 @@ struct EngineConfig {
   int sequences_max = 64;
   bool keep_kv = true;             // SchedulerConfig::keep_kv
   std::string kv_policy = "cost";  // of eviction: "cost" or "lru"
-  std::string fingerprint;         // of the model and its KV format: part of every block's key
+  std::string fingerprint;         // of the model; with the KV formats, part of every block's key
 };
 
 class Engine {
  public:
   // OWNS: nothing given; model, backend and clock must outlive the engine.
-  // ERRORS: kInvalidArgument (context or memory out of range, with the numbers),
+  // ERRORS: kInvalidArgument (context, memory or a KV format's layer out of range, with the numbers),
   // kResourceExhausted.
   static Result<std::unique_ptr<Engine>> create(Model& model, Backend& backend,
                                                 const EngineConfig& config, const Clock& clock);
@@ -70,10 +70,12 @@ class Engine {
   std::vector<StepEvent> events_;
 };
 
-// The cache's spec for a model. UNITS: bytes inside.
-KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
+// The cache's spec for a model. UNITS: bytes inside. REQUIRES: formats.check() is ok for the model.
+KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
+                              int block_tokens);
 // The same for encoded inputs: what cross-attention of all decoder layers reads of a token.
 // REQUIRES: config.encoder_decoder.
-KvCacheSpec input_kv_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
+KvCacheSpec input_kv_spec_for(const ModelConfig& config, const KvFormats& formats,
+                              int block_tokens);
 
 }  // namespace quipu

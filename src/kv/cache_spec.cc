@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/units.h"
 
 namespace quipu {
 
@@ -23,7 +24,7 @@ KvGroupSpec& group_of(KvCacheSpec& spec, const KvLifetime& lifetime) {
 
 }  // namespace
 
-KvCacheSpec make_kv_cache_spec(std::span<const KvLayerShape> layers, KvFormat format,
+KvCacheSpec make_kv_cache_spec(std::span<const KvLayerShape> layers, const KvFormats& formats,
                                int block_tokens) {
   QUIPU_CHECK(block_tokens >= 16 && block_tokens <= 256 &&
                   std::has_single_bit(static_cast<unsigned>(block_tokens)),
@@ -36,10 +37,12 @@ KvCacheSpec make_kv_cache_spec(std::span<const KvLayerShape> layers, KvFormat fo
                 "a window of {} with {} sinks", shape.lifetime.window, shape.lifetime.sinks);
     group_of(spec, shape.lifetime);
   }
-  for (const KvLayerShape& shape : layers) {
+  const std::vector<KvFormat> by_layer = formats.resolve(static_cast<int>(layers.size()));
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const KvLayerShape& shape = layers[i];
     KvGroupSpec& group = group_of(spec, shape.lifetime);
-    const KvLayerLayout layout =
-        make_kv_layer_layout(format, shape.kv_heads, shape.key_dim, shape.value_dim, block_tokens);
+    const KvLayerLayout layout = make_kv_layer_layout(by_layer[i], shape.kv_heads, shape.key_dim,
+                                                      shape.value_dim, block_tokens);
     spec.layers.push_back(
         {static_cast<int>(&group - spec.groups.data()), static_cast<int>(group.layers.size())});
     group.layers.push_back({layout, group.block_bytes});
@@ -51,10 +54,18 @@ KvCacheSpec make_kv_cache_spec(std::span<const KvLayerShape> layers, KvFormat fo
 size_t KvGroupSpec::bytes_per_token() const {
   size_t bytes = 0;
   for (const KvLayerView& layer : layers) {
-    const KvLayerLayout& layout = layer.layout;
-    bytes += layout.kv_heads * (layout.key_tile_bytes / kKvTileTokens + layout.value_row_bytes);
+    bytes += static_cast<size_t>(layer.layout.kv_heads) * layer.layout.used_bytes;
   }
-  return bytes;
+  return ceil_div(bytes, static_cast<uint64_t>(block_tokens));
+}
+
+std::string KvCacheSpec::formats() const {
+  std::vector<KvFormat> by_layer;
+  for (const KvLayerPlace& place : layers) {
+    const KvGroupSpec& group = groups[static_cast<size_t>(place.group)];
+    by_layer.push_back(group.layers[static_cast<size_t>(place.index)].layout.format);
+  }
+  return kv_formats_by_layer(by_layer);
 }
 
 size_t KvCacheSpec::bytes_per_token() const {

@@ -2,7 +2,8 @@
 // them.
 //
 // bytes per token = sum over layers of kv_heads * (key_dim + value_dim) * bytes per element, the
-// textbook 2 * layers * hidden * bytes with `hidden` replaced by what grouped heads really store.
+// textbook 2 * layers * hidden * bytes with `hidden` replaced by what grouped heads really store,
+// and with the scales of quantised formats counted (backend/kv_layout.h).
 //
 // Layers with the same lifetime form a stream group with blocks and a pool of its own: those that
 // see everything, those that see the last W tokens. Windowed layers count up to their window.
@@ -10,9 +11,11 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/kv_layout.h"
+#include "kv/kv_formats.h"
 
 namespace quipu {
 
@@ -31,7 +34,7 @@ struct KvGroupSpec {
   std::vector<KvLayerView> layers;  // layouts with their offsets inside a block
   size_t block_bytes = 0;           // UNITS: bytes, a multiple of 64
 
-  // UNITS: bytes for one token's keys and values in the group's layers, without padding.
+  // UNITS: bytes for one token's keys, values and scales in the group's layers, without padding.
   size_t bytes_per_token() const;
 };
 
@@ -40,8 +43,10 @@ struct KvCacheSpec {
   std::vector<KvGroupSpec> groups;   // the one that keeps everything, if any, comes first
   std::vector<KvLayerPlace> layers;  // SHAPE: [layers of the model]
 
-  // UNITS: bytes for one new token's keys and values in all layers, without padding.
+  // UNITS: bytes for one new token's keys, values and scales in all layers, without padding.
   size_t bytes_per_token() const;
+  // The format of every layer: "int8", or "0=bf16,1-4=int8,5=bf16".
+  std::string formats() const;
   // UNITS: bytes of one block of every group.
   size_t block_bytes() const;
   // UNITS: bytes of the blocks that a sequence of `tokens` tokens holds at most when it grows by
@@ -66,8 +71,8 @@ inline int sink_blocks(const KvLifetime& lifetime, int block_tokens) {
 // somewhere inside a block. UNITS: blocks.
 int64_t blocks_held_max(const KvLifetime& lifetime, int block_tokens, int64_t tokens, int chunk);
 
-// REQUIRES: block_tokens is a power of two from 16 to 256.
-KvCacheSpec make_kv_cache_spec(std::span<const KvLayerShape> layers, KvFormat format,
+// REQUIRES: block_tokens is a power of two from 16 to 256; formats.check() is ok for so many layers.
+KvCacheSpec make_kv_cache_spec(std::span<const KvLayerShape> layers, const KvFormats& formats,
                                int block_tokens);
 
 // Divides `bytes` among the groups. First comes one sequence of the whole context (or of as much of

@@ -64,6 +64,7 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
   const KvLayerPlace place = kv.layers[static_cast<size_t>(layer_index)];
   const KvGroupView& group = kv.groups[static_cast<size_t>(place.group)];
   const GroupBatch& blocks = batch.groups[static_cast<size_t>(place.group)];
+  const int32_t* block_gaps = blocks.block_gaps.empty() ? nullptr : blocks.block_gaps.data();
   const size_t tokens = batch.token_ids.size();
   const size_t stride = qkv_width(config_);
   const size_t attention_width = static_cast<size_t>(config_.head_count) * config_.value_length;
@@ -82,7 +83,13 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
                      .slot_mapping = blocks.slot_mapping.data(),
                      .tokens = tokens,
                      .kv = group.kv,
-                     .layer = place.index});
+                     .layer = place.index,
+                     .sequences = batch.query_start.size() - 1,
+                     .query_start = batch.query_start.data(),
+                     .positions = batch.positions.data(),
+                     .block_tables = blocks.block_tables.data(),
+                     .block_table_stride = blocks.block_table_stride,
+                     .block_gaps = block_gaps});
   backend_.attention({.q = q,
                       .out = activations_.attention->floats(),
                       .q_stride = stride,
@@ -94,7 +101,7 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
                       .positions = batch.positions.data(),
                       .block_tables = blocks.block_tables.data(),
                       .block_table_stride = blocks.block_table_stride,
-                      .block_gaps = blocks.block_gaps.empty() ? nullptr : blocks.block_gaps.data(),
+                      .block_gaps = block_gaps,
                       .kv = group.kv,
                       .layer = place.index,
                       .scale = config_.attention_scale,

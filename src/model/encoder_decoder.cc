@@ -48,6 +48,12 @@ void EncoderDecoderModel::encode(const EncoderInput& input, const PagedKvView& c
   backend_.synchronise();
 }
 
+// The one sequence of a chunk of the input: [0, count).
+const int32_t* EncoderDecoderModel::chunk_start(size_t count) const {
+  const bool whole = count == static_cast<size_t>(batch_tokens_max_);
+  return (whole ? input_.whole_chunk : input_.last_chunk).data();
+}
+
 // Every token sees all others, so the keys and values of all come first and the rest follows. Both
 // go in chunks of batch_tokens_max tokens: a longer input needs more room for its residual stream,
 // keys and values only. The norm before the part is computed in both rounds.
@@ -71,10 +77,9 @@ void EncoderDecoderModel::encoder_layer(const EncoderStackLayer& layer, size_t t
     float* hidden = input_.hidden->floats() + first * width();
     project(begin_part(attention.norm, hidden, count), count,
             {output_of(attention.query, query(), stride)});
-    const bool whole = count == static_cast<size_t>(batch_tokens_max_);
     attend({.tokens = count,
             .sequences = 1,
-            .query_start = (whole ? input_.whole_chunk : input_.last_chunk).data(),
+            .query_start = chunk_start(count),
             .positions = input_.positions.data() + first,
             .block_tables = input_.block_table.data(),
             .block_table_stride = input_.block_table.size(),
@@ -108,7 +113,12 @@ void EncoderDecoderModel::write_cross(const EncoderInput& input, const PagedKvVi
                          .slot_mapping = input_.cross_slots.data() + first,
                          .tokens = count,
                          .kv = cross,
-                         .layer = layer});
+                         .layer = layer,
+                         .sequences = 1,
+                         .query_start = chunk_start(count),
+                         .positions = input_.positions.data() + first,
+                         .block_tables = input.block_table.data(),
+                         .block_table_stride = input.block_table.size()});
     }
   });
 }
@@ -172,7 +182,12 @@ void EncoderDecoderModel::self_attention(const ForwardBatch& batch, const KvCach
                      .slot_mapping = blocks.slot_mapping.data(),
                      .tokens = tokens,
                      .kv = group.kv,
-                     .layer = place.index});
+                     .layer = place.index,
+                     .sequences = batch.query_start.size() - 1,
+                     .query_start = batch.query_start.data(),
+                     .positions = batch.positions.data(),
+                     .block_tables = blocks.block_tables.data(),
+                     .block_table_stride = blocks.block_table_stride});
   attend({.tokens = tokens,
           .sequences = batch.query_start.size() - 1,
           .query_start = batch.query_start.data(),

@@ -63,6 +63,7 @@ class EncoderDecoderModel : public Model {
 
   void embed(const EmbeddingTable& table, std::span<const int32_t> ids,
              std::span<const int32_t> positions, float* hidden);
+  const int32_t* chunk_start(size_t count) const;
   void encoder_layer(const EncoderStackLayer& layer, size_t tokens);
   void write_cross(const EncoderInput& input, const PagedKvView& cross);
   void self_attention(const ForwardBatch& batch, const KvCacheView& kv, int layer);

@@ -185,14 +185,29 @@ class Logits(CliTest):
             self.assertEqual(self.json("logits", "-m", ids_model(), "--tokens", tokens, *flags), expected, flags)
 
     def test_kv_formats(self):
-        for name in ("f32", "bf16"):
+        for name in ("f32", "bf16", "int8", "int4", "int4,first=bf16", "bf16,0-1=int8,last=f32"):
             self.logits("-m", ids_model(), "--tokens", IDS, "--kv-format", name)
+
+    def test_the_format_of_every_layer_is_named(self):
+        for asked, shown in (("int8", "int8"), ("int4,first=bf16", "0=bf16,1=int4"), ("f32,0-1=int4", "int4")):
+            out = self.json("run", "-m", ids_model(), "--tokens", IDS, "-n", 1, "--kv-format", asked)
+            self.assertEqual(out["kv"]["format"], shown)
 
     def test_text_output(self):
         self.assertEqual(len(self.ok("logits", "-m", ids_model(), "--tokens", IDS, "--top", 3).splitlines()), 3)
 
 
 class Inspect(CliTest):
+    def test_kv_formats(self):
+        sizes = self.json("inspect", "-m", ids_model(), "--kv-format", "int4,first=bf16")["kv"]
+        self.assertEqual(list(sizes), ["f32", "bf16", "int8", "int4", "int4,first=bf16"])
+        per_token = {name: size["bytes_per_token"] for name, size in sizes.items()}
+        self.assertEqual(per_token["f32"], 2 * per_token["bf16"])
+        self.assertLess(per_token["int4"], per_token["int8"])
+        self.assertLess(per_token["int8"], per_token["bf16"])
+        self.assertEqual(2 * per_token["int4,first=bf16"], per_token["int4"] + per_token["bf16"])
+        self.assertIn("int4,first=bf16", self.ok("inspect", "-m", ids_model(), "--kv-format", "int4,first=bf16"))
+
     def test_json(self):
         out = self.json("inspect", "-m", ids_model())
         self.assertEqual(list(out), ["path", "container", "parameters", "bytes", "metadata", "tensors", "kv"])

@@ -22,7 +22,9 @@ class Flags(CliTest):
 
     def test_values_that_make_no_sense(self):
         run = ["run", "-m", ids_model(), "--tokens", "1"]
-        for flags in (["--temp", "-1"], ["--top-p", "2"], ["--kv-format", "int3"], ["--kv-memory", "many"],
+        for flags in (["--temp", "-1"], ["--top-p", "2"], ["--kv-format", "int3"], ["--kv-format", "int8,"],
+                      ["--kv-format", "int8,5=bf16"], ["--kv-format", "int8,bf16"], ["--kv-format", "int8,2-1=f32"],
+                      ["--kv-memory", "many"],
                       ["--kv-cache", "maybe"], ["--kv-block", "17"], ["--threads", "-2"], ["--isa", "mmx"], ["-n", "x"],
                       ["--logit-bias", "five"], ["--chunk", "0"], ["--weights", "q9"], ["--ctx-size", "-5"]):
             with self.subTest(flags=flags):

@@ -56,38 +56,50 @@ Request target_request(LogitsWanted wanted = LogitsWanted::kSampled) {
   return make_request(random_tokens(kTarget, kPromptTokens), kOutputTokens, wanted);
 }
 
+// Another format in each layer of the tiny models, which have two.
+KvFormats mixed_formats() { return KvFormats::parse("int4,first=int8").value(); }
+
 class Exactness : public testing::TestWithParam<Setting> {
  protected:
   std::unique_ptr<TinyModel> open(int threads = 1) const {
     return open_tiny_model(GetParam().shape, GetParam().weights, GetParam().isa, threads);
   }
 
-  // Both KV formats. The scalar kernels, whose only job is to be plain, take one each to save time.
-  std::vector<KvFormat> kv_formats() const {
-    if (GetParam().isa != Isa::kScalar) return {KvFormat::kF32, KvFormat::kBF16};
-    return {GetParam().weights == DType::kF32 || GetParam().weights == DType::kQ4_K
-                ? KvFormat::kF32
-                : KvFormat::kBF16};
+  // Every shape and instruction set meets every format, some with one weight type and some with
+  // another. The scalar kernels, whose only job is to be plain, take one each to save time.
+  std::vector<KvFormats> kv_formats() const {
+    const auto [one, other] = [&]() -> std::pair<KvFormats, KvFormats> {
+      switch (GetParam().weights) {
+        case DType::kF32: return {KvFormat::kF32, KvFormat::kInt4};
+        case DType::kBF16: return {KvFormat::kBF16, KvFormat::kInt8};
+        case DType::kQ8_0: return {KvFormat::kInt8, mixed_formats()};
+        case DType::kQ4_0: return {KvFormat::kInt4, KvFormat::kF32};
+        case DType::kQ4_K: return {mixed_formats(), KvFormat::kBF16};
+        default: return {KvFormat::kInt8, KvFormat::kInt4};
+      }
+    }();
+    if (GetParam().isa == Isa::kScalar) return {one};
+    return {one, other};
   }
 };
 
 TEST_P(Exactness, ChunkSizesDoNotMatter) {
   const auto model = open();
-  for (const KvFormat format : kv_formats()) {
+  for (const KvFormats& format : kv_formats()) {
     const Outcome whole = run_alone(*model, {.kv_format = format}, target_request());
     for (const int chunk : {1, 7, 64}) {
       // kAll shows every position's logits; the whole prompt's must agree where it shows them.
       const Outcome cut = run_alone(*model, {.kv_format = format, .chunk = chunk},
                                     target_request(LogitsWanted::kAll));
       EXPECT_EQ(difference(cut, whole, kOutputTokens), "")
-          << kv_format_name(format) << ", chunk " << chunk;
+          << format.to_string() << ", chunk " << chunk;
     }
   }
 }
 
 TEST_P(Exactness, EveryPositionAgreesBetweenChunkSizes) {
   const auto model = open();
-  const KvFormat format = kv_formats().back();
+  const KvFormats format = kv_formats().back();
   const Outcome one =
       run_alone(*model, {.kv_format = format, .chunk = 1}, target_request(LogitsWanted::kAll));
   const Outcome many =
@@ -99,13 +111,13 @@ TEST_P(Exactness, ThreadsDoNotMatter) {
   const auto model = open();
   for (const int threads : {2, 3}) {
     const auto other = open(threads);
-    for (const KvFormat format : kv_formats()) {
+    for (const KvFormats& format : kv_formats()) {
       const Outcome expected = run_alone(*model, {.kv_format = format}, target_request());
       for (const int chunk : {512, 7}) {
         const Outcome actual =
             run_alone(*other, {.kv_format = format, .chunk = chunk}, target_request());
         EXPECT_EQ(difference(actual, expected, kOutputTokens), "")
-            << kv_format_name(format) << ", " << threads << " threads, chunk " << chunk;
+            << format.to_string() << ", " << threads << " threads, chunk " << chunk;
       }
     }
   }
@@ -123,7 +135,7 @@ TEST_P(Exactness, CompanyDoesNotMatter) {
     if (seed % 5 == 0) made.sampling.temperature = 0;
     return made;
   };
-  for (const KvFormat format : kv_formats()) {
+  for (const KvFormats& format : kv_formats()) {
     const EngineSettings settings = {.kv_format = format, .chunk = 40};
     std::vector<Request> requests;
     for (uint64_t seed = 1; seed <= 16; ++seed) requests.push_back(request(seed));
@@ -132,14 +144,14 @@ TEST_P(Exactness, CompanyDoesNotMatter) {
     for (const uint64_t seed : {1, 5, 12}) {
       const Outcome alone = run_alone(*model, {.kv_format = format}, request(seed));
       EXPECT_EQ(difference(together[seed - 1], alone, 3), "")
-          << kv_format_name(format) << ", request " << seed;
+          << format.to_string() << ", request " << seed;
     }
   }
 }
 
 TEST_P(Exactness, AWarmCacheDoesNotMatter) {
   const auto model = open();
-  for (const KvFormat format : kv_formats()) {
+  for (const KvFormats& format : kv_formats()) {
     const EngineSettings settings = {.kv_format = format};
     const Outcome cold = run_alone(*model, settings, target_request());
     TinyEngine warm(*model, settings);
@@ -152,7 +164,7 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
     const Outcome again = run_one(target_request());
     EXPECT_EQ(again.stats.cached_tokens, static_cast<int64_t>(kPromptTokens) - 1);
     EXPECT_EQ(difference(again, cold, kOutputTokens), "")
-        << kv_format_name(format) << ", the same prompt";
+        << format.to_string() << ", the same prompt";
 
     // The same beginning up to the middle of a block, then other tokens.
     std::vector<TokenId> branch = random_tokens(kTarget, kPromptTokens);
@@ -163,7 +175,7 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
     EXPECT_EQ(branched.stats.cached_tokens, 37);
     const Outcome branched_cold = run_alone(*model, settings, make_request(branch, kOutputTokens));
     EXPECT_EQ(difference(branched, branched_cold, kOutputTokens), "")
-        << kv_format_name(format) << ", a branch";
+        << format.to_string() << ", a branch";
 
     // The next turn of a conversation: prompt, output, and more.
     std::vector<TokenId> turn = random_tokens(kTarget, kPromptTokens);
@@ -174,14 +186,14 @@ TEST_P(Exactness, AWarmCacheDoesNotMatter) {
     EXPECT_GE(next.stats.cached_tokens, static_cast<int64_t>(kPromptTokens) + kOutputTokens - 1);
     const Outcome next_cold = run_alone(*model, settings, make_request(turn, kOutputTokens));
     EXPECT_EQ(difference(next, next_cold, kOutputTokens), "")
-        << kv_format_name(format) << ", the next turn";
+        << format.to_string() << ", the next turn";
   }
 }
 
 // Three requests in a pool that holds two of them, but not their outputs.
 TEST_P(Exactness, PreemptionDoesNotMatter) {
   const auto model = open();
-  for (const KvFormat format : kv_formats()) {
+  for (const KvFormats& format : kv_formats()) {
     const auto request = [](uint64_t seed) {
       return make_request(random_tokens(seed, kPromptTokens), 16);
     };
@@ -201,7 +213,7 @@ TEST_P(Exactness, PreemptionDoesNotMatter) {
       const Outcome alone =
           run_alone(*model, {.kv_format = format, .block_tokens = 16}, request(seed));
       EXPECT_EQ(difference(outcome, alone, 16), "")
-          << kv_format_name(format) << ", request " << seed;
+          << format.to_string() << ", request " << seed;
     }
     EXPECT_GT(preemptions, 0) << "the pool was not tight";
   }
@@ -209,14 +221,14 @@ TEST_P(Exactness, PreemptionDoesNotMatter) {
 
 TEST_P(Exactness, BlockSizesDoNotMatter) {
   const auto model = open();
-  for (const KvFormat format : kv_formats()) {
+  for (const KvFormats& format : kv_formats()) {
     const Outcome expected =
         run_alone(*model, {.kv_format = format, .block_tokens = 32}, target_request());
     for (const int block_tokens : {16, 64}) {
       const Outcome actual =
           run_alone(*model, {.kv_format = format, .block_tokens = block_tokens}, target_request());
       EXPECT_EQ(difference(actual, expected, kOutputTokens), "")
-          << kv_format_name(format) << ", blocks of " << block_tokens;
+          << format.to_string() << ", blocks of " << block_tokens;
     }
   }
 }
@@ -225,11 +237,11 @@ TEST_P(Exactness, BlockSizesDoNotMatter) {
 // even that gives the same bits.
 TEST_P(Exactness, NoCacheGivesTheSameBits) {
   const auto model = open();
-  for (const KvFormat format : kv_formats()) {
+  for (const KvFormats& format : kv_formats()) {
     const Outcome on = run_alone(*model, {.kv_format = format}, target_request());
     const Outcome off =
         run_alone(*model, {.kv_format = format, .keep_kv = false}, target_request());
-    EXPECT_EQ(difference(off, on, kOutputTokens), "") << kv_format_name(format);
+    EXPECT_EQ(difference(off, on, kOutputTokens), "") << format.to_string();
   }
 }
 
@@ -238,25 +250,34 @@ INSTANTIATE_TEST_SUITE_P(Tiny, Exactness, testing::ValuesIn(all_settings()), set
 // Attention merges partial results per run of 512 positions: the same tests across that border.
 class LongContext : public testing::TestWithParam<Setting> {};
 
+std::vector<KvFormats> long_formats(DType weights) {
+  if (weights == DType::kBF16) return {KvFormat::kBF16, KvFormat::kInt4};
+  return {KvFormat::kInt8, mixed_formats()};
+}
+
 TEST_P(LongContext, ChunksThreadsCompanyAndReuse) {
   const Setting& setting = GetParam();
   const auto model = open_tiny_model(setting.shape, setting.weights, setting.isa, 1);
   const auto threaded = open_tiny_model(setting.shape, setting.weights, setting.isa, 3);
   const auto request = [](uint64_t seed) { return make_request(random_tokens(seed, 600), 4); };
-  const Outcome expected = run_alone(*model, {.kv_format = KvFormat::kBF16}, request(kTarget));
-  for (const int chunk : {61, 512}) {
-    const Outcome actual =
-        run_alone(*threaded, {.kv_format = KvFormat::kBF16, .chunk = chunk}, request(kTarget));
-    EXPECT_EQ(difference(actual, expected, 4), "") << "3 threads, chunk " << chunk;
-  }
-  TinyEngine shared(*threaded, {.kv_format = KvFormat::kBF16, .chunk = 100, .block_tokens = 16});
-  for (int round = 0; round < 2; ++round) {
-    std::vector<Request> requests;
-    for (const uint64_t seed : {2, 1, 3}) requests.push_back(request(seed));
-    const std::vector<Outcome> together = run(*shared.engine, std::move(requests), 1);
-    EXPECT_EQ(difference(together[1], expected, 4), "") << "round " << round;
-    if (round == 1) {
-      EXPECT_GT(together[1].stats.cached_tokens, 500);
+  for (const KvFormats& format : long_formats(setting.weights)) {
+    const Outcome expected = run_alone(*model, {.kv_format = format}, request(kTarget));
+    for (const int chunk : {61, 512}) {
+      const Outcome actual =
+          run_alone(*threaded, {.kv_format = format, .chunk = chunk}, request(kTarget));
+      EXPECT_EQ(difference(actual, expected, 4), "")
+          << format.to_string() << ", 3 threads, chunk " << chunk;
+    }
+    TinyEngine shared(*threaded, {.kv_format = format, .chunk = 100, .block_tokens = 16});
+    for (int round = 0; round < 2; ++round) {
+      std::vector<Request> requests;
+      for (const uint64_t seed : {2, 1, 3}) requests.push_back(request(seed));
+      const std::vector<Outcome> together = run(*shared.engine, std::move(requests), 1);
+      EXPECT_EQ(difference(together[1], expected, 4), "")
+          << format.to_string() << ", round " << round;
+      if (round == 1) {
+        EXPECT_GT(together[1].stats.cached_tokens, 500);
+      }
     }
   }
 }

@@ -31,7 +31,7 @@ std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weigh
                                            int threads);
 
 struct EngineSettings {
-  KvFormat kv_format = KvFormat::kF32;
+  KvFormats kv_format = KvFormat::kF32;
   int chunk = 512;
   int block_tokens = 32;
   int blocks = 256;

@@ -190,7 +190,7 @@ TEST_P(Windows, TheNextTurnGoesOnFromTheWindow) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const char* shape : kShapes) {
-    for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) all.push_back({shape, format});
+    for (const KvFormat format : kKvFormats) all.push_back({shape, format});
   }
   return all;
 }

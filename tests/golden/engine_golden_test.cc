@@ -26,7 +26,7 @@ struct EngineSettings {
   int blocks = 256;
   int prefill_chunk_max = kContextTokensMax;
   bool keep_kv = true;
-  KvFormat kv_format = KvFormat::kF32;
+  KvFormats kv_format = KvFormat::kF32;
 };
 
 // An engine and what came out of it.

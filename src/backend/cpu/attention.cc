@@ -4,6 +4,7 @@
 #include <atomic>
 #include <limits>
 
+#include "backend/cpu/attention_rows.h"
 #include "base/check.h"
 #include "base/units.h"
 
@@ -11,95 +12,11 @@ namespace quipu::cpu {
 
 namespace {
 
-constexpr int kChunk = kAttentionChunk;
-constexpr int kRowTile = 32;
-static_assert(kLanes == kKvTileTokens);
-// Up to this many rows a chunk is bound by reading it: then each call asks for what comes this many
-// positions later.
-constexpr int kFewRows = 8;
-constexpr int kAhead = 64;
+using Job = AttentionJob;
+using Workspace = AttentionWorkspace;
+
 // Below this many multiply-adds the caller computes alone.
 constexpr size_t kAloneWork = 32 * kKiB;
-
-// What a job reads: the arguments and what follows from them.
-struct Job {
-  const AttentionArgs& args;
-  const KernelTable& kernels;
-  const KvLayerView& view;
-  int group;                        // query heads per KV head
-  size_t key_units;                 // DotArgs::k of a key tile
-  size_t value_stride;              // value_dim rounded up to whole vectors
-  RowState* part_states = nullptr;  // split chunks
-  float* part_values = nullptr;
-};
-
-// One thread's working memory for one tile of rows.
-struct Workspace {
-  uint32_t* q;         // [key_units][rows] f32 or bf16 pairs
-  float* scores;       // [kRowTile][kChunk]
-  float* part_values;  // [kRowTile][value_stride]
-  float* values;       // [kRowTile][value_stride]
-  RowState parts[kRowTile];
-  RowState states[kRowTile];
-  int begin[kRowTile], end[kRowTile];  // positions of the chunk that each row sees
-};
-
-size_t workspace_floats(const Job& job) {
-  return kRowTile * (job.key_units + kChunk + 2 * job.value_stride);
-}
-
-Workspace make_workspace(const Job& job, std::byte* memory) {
-  Workspace w;
-  auto* floats = reinterpret_cast<float*>(memory);
-  w.scores = floats;
-  w.part_values = w.scores + kRowTile * kChunk;
-  w.values = w.part_values + kRowTile * job.value_stride;
-  w.q = reinterpret_cast<uint32_t*>(w.values + kRowTile * job.value_stride);
-  return w;
-}
-
-int32_t row_token(const Job& job, const AttentionUnit& unit, int32_t row) {
-  return job.args.query_start[unit.sequence] + row / job.group;
-}
-
-const uint8_t* head_data(const Job& job, const AttentionUnit& unit, int32_t position) {
-  const PagedKvView& kv = job.args.kv;
-  const int32_t* table =
-      job.args.block_tables + static_cast<size_t>(unit.sequence) * job.args.block_table_stride;
-  const int32_t gap = job.args.block_gaps == nullptr ? 0 : job.args.block_gaps[unit.sequence];
-  const auto block = static_cast<size_t>(table[position / kv.block_tokens - gap]);
-  return reinterpret_cast<const uint8_t*>(kv.base) + block * kv.block_bytes +
-         job.view.offset_in_block + static_cast<size_t>(unit.kv_head) * job.view.layout.head_bytes;
-}
-
-const uint8_t* key_tile(const Job& job, const AttentionUnit& unit, int32_t position) {
-  const KvLayerLayout& layout = job.view.layout;
-  const auto tile = static_cast<size_t>(position % layout.block_tokens / kLanes);
-  return head_data(job, unit, position) + tile * layout.key_tile_bytes;
-}
-
-const uint8_t* value_row(const Job& job, const AttentionUnit& unit, int32_t position) {
-  const KvLayerLayout& layout = job.view.layout;
-  const auto offset = static_cast<size_t>(position % layout.block_tokens);
-  return head_data(job, unit, position) + layout.value_offset + offset * layout.value_row_bytes;
-}
-
-void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  const auto rows = static_cast<size_t>(unit.row_end - unit.row_begin);
-  const auto dim = static_cast<size_t>(job.view.layout.key_dim);
-  for (size_t r = 0; r < rows; ++r) {
-    const int32_t row = unit.row_begin + static_cast<int32_t>(r);
-    const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
-    const float* q = job.args.q +
-                     static_cast<size_t>(row_token(job, unit, row)) * job.args.q_stride +
-                     head * dim;
-    if (job.view.layout.format == KvFormat::kF32) {
-      job.kernels.pack_f32(q, dim, reinterpret_cast<float*>(w.q) + r, rows);
-    } else {
-      job.kernels.pack_bf16(q, dim, w.q + r, rows);
-    }
-  }
-}
 
 // The positions that a token sees.
 struct KeyRange {
@@ -121,86 +38,6 @@ void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace
     const int end = std::clamp(seen.end - start, 0, kChunk);
     w.begin[row - unit.row_begin] = std::min(begin, end);
     w.end[row - unit.row_begin] = end;
-  }
-}
-
-// What a chunk reads kAhead positions after the keys at t: later keys, then its first values.
-const uint8_t* after_keys(const Job& job, const AttentionUnit& unit, int chunk, int t, int lowest,
-                          int highest) {
-  const int next = t + kAhead;
-  if (next < highest) return key_tile(job, unit, chunk * kChunk + next);
-  const int value = std::min(lowest + next - highest, highest - 1);
-  return value_row(job, unit, chunk * kChunk + value);
-}
-
-// The same for values: later values, then the first keys of the unit's next chunk.
-const uint8_t* after_values(const Job& job, const AttentionUnit& unit, int chunk, int from,
-                            int to) {
-  const int next = from + kAhead;
-  if (next < to) return value_row(job, unit, chunk * kChunk + next);
-  if (chunk + 1 == unit.chunk_end) return value_row(job, unit, chunk * kChunk + from);
-  return key_tile(job, unit, (chunk + 1) * kChunk);
-}
-
-// Scores of every row against the key tiles that any of them sees.
-void compute_scores(const Job& job, const AttentionUnit& unit, int chunk, int lowest, int highest,
-                    Workspace& w) {
-  const int rows = unit.row_end - unit.row_begin;
-  const Pack pack = job.view.layout.format == KvFormat::kF32 ? Pack::kF32 : Pack::kBf16;
-  const DotFn dot = job.kernels.dot[static_cast<int>(pack)];
-  const bool few = rows <= kFewRows;
-  const int block_tokens = job.view.layout.block_tokens;
-  int t = lowest / kLanes * kLanes;
-  while (t < highest) {
-    const uint8_t* tiles[kTileGroup];
-    const uint8_t* ahead = few ? after_keys(job, unit, chunk, t, lowest, highest) : nullptr;
-    const int from = t;
-    // Few rows: two tiles of one block, so that what lies ahead is one run of memory.
-    const int together = few ? std::min(2, (block_tokens - t % block_tokens) / kLanes) : kTileGroup;
-    int count = 0;
-    for (; count < together && t < highest; ++count, t += kLanes) {
-      tiles[count] = key_tile(job, unit, chunk * kChunk + t);
-    }
-    dot({tiles, count, job.key_units, w.q, static_cast<size_t>(rows), rows, w.scores + from, kChunk,
-         0, ahead});
-  }
-}
-
-// Adds tokens [from, to) of the chunk to the values of rows [first, last).
-void add_values(const Job& job, const AttentionUnit& unit, int chunk, int first, int last, int from,
-                int to, Workspace& w) {
-  const KvLayerLayout& layout = job.view.layout;
-  const auto kernel =
-      layout.format == KvFormat::kF32 ? job.kernels.values_f32 : job.kernels.values_bf16;
-  const bool few = unit.row_end - unit.row_begin <= kFewRows;
-  while (from < to) {
-    const int32_t position = chunk * kChunk + from;
-    const int tokens = std::min(to - from, layout.block_tokens - position % layout.block_tokens);
-    kernel({w.scores + first * kChunk + from, kChunk, value_row(job, unit, position),
-            layout.value_row_bytes, w.part_values + static_cast<size_t>(first) * job.value_stride,
-            job.value_stride, last - first, tokens, layout.value_dim,
-            few ? after_values(job, unit, chunk, from, to) : nullptr});
-    from += tokens;
-  }
-}
-
-// Weighted values of a run of rows: what all of them see together, the rest row by row. Each row
-// adds its tokens in order, from its first to its last.
-void add_values_of_run(const Job& job, const AttentionUnit& unit, int chunk, int first, int last,
-                       Workspace& w) {
-  int common_begin = 0, common_end = kChunk;
-  for (int r = first; r < last; ++r) {
-    common_begin = std::max(common_begin, w.begin[r]);
-    common_end = std::min(common_end, w.end[r]);
-  }
-  const bool common = common_begin < common_end;
-  for (int r = first; r < last; ++r) {
-    add_values(job, unit, chunk, r, r + 1, w.begin[r], common ? common_begin : w.end[r], w);
-  }
-  if (!common) return;
-  add_values(job, unit, chunk, first, last, common_begin, common_end, w);
-  for (int r = first; r < last; ++r) {
-    add_values(job, unit, chunk, r, r + 1, common_end, w.end[r], w);
   }
 }
 
@@ -226,25 +63,34 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
     highest = std::max(highest, w.end[r]);
   }
   if (lowest >= highest) return;
-  compute_scores(job, unit, chunk, lowest, highest, w);
+  if (job.has_codes()) {
+    compute_scores_codes(job, unit, chunk, lowest, highest, w);
+  } else {
+    compute_scores_plain(job, unit, chunk, lowest, highest, w);
+  }
   for (int r = 0; r < rows; ++r) {
     if (w.begin[r] == w.end[r]) continue;
-    SoftmaxArgs softmax{w.scores + r * kChunk, w.begin[r], w.end[r], job.args.scale,
-                        job.args.softcap,      0.0f,       0.0f,     row_bias(job, unit, chunk, r)};
+    SoftmaxArgs softmax{w.scores + r * kChunk,
+                        w.begin[r],
+                        w.end[r],
+                        job.args.scale * w.q_scale[r],
+                        job.args.softcap,
+                        0.0f,
+                        0.0f,
+                        row_bias(job, unit, chunk, r)};
     job.kernels.softmax(softmax);
     w.parts[r] = {softmax.maximum, softmax.sum};
   }
-  std::fill(w.part_values, w.part_values + static_cast<size_t>(rows) * job.value_stride, 0.0f);
-  for (int r = 0; r < rows;) {
-    if (w.begin[r] == w.end[r]) {
-      ++r;
-      continue;
-    }
-    int last = r + 1;
-    while (last < rows && w.begin[last] != w.end[last]) ++last;
-    add_values_of_run(job, unit, chunk, r, last, w);
-    r = last;
+  if (job.has_codes()) {
+    add_values_codes(job, unit, chunk, lowest, highest, w);
+  } else {
+    add_values_plain(job, unit, chunk, w);
   }
+}
+
+void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
+  if (job.has_codes()) return pack_queries_codes(job, unit, w);
+  pack_queries_plain(job, unit, w);
 }
 
 void start_states(const Job& job, int rows, Workspace& w) {
@@ -368,10 +214,70 @@ void for_each_unit(const std::vector<AttentionUnit>& units, std::atomic<size_t>&
   }
 }
 
+size_t key_units(const KvLayerLayout& layout) {
+  const auto dim = static_cast<uint64_t>(layout.key_dim);
+  switch (layout.format) {
+    case KvFormat::kF32: return dim;
+    case KvFormat::kBF16: return ceil_div(dim, 2);
+    case KvFormat::kInt8:
+    case KvFormat::kInt4: return ceil_div(dim, 4);
+  }
+  QUIPU_CHECK(false, "format {}", static_cast<int>(layout.format));
+}
+
 }  // namespace
 
-void run_attention(const AttentionArgs& args, const KernelTable& kernels, ThreadPool& pool,
-                   Scratch& scratch, AttentionPlan& plan) {
+namespace {
+
+// Takes the parts of a workspace one after another, each aligned to 64 bytes.
+class Parts {
+ public:
+  explicit Parts(std::byte* memory) : memory_(memory) {}
+  template <typename T>
+  void take(T*& part, size_t count) {
+    if (memory_ != nullptr) part = reinterpret_cast<T*>(memory_ + used_);
+    used_ += round_up(count * sizeof(T), 64);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* memory_;
+  size_t used_ = 0;
+};
+
+size_t lay_out_workspace(const AttentionJob& job, AttentionWorkspace& w, std::byte* memory) {
+  Parts parts(memory);
+  parts.take(w.scores, kRowTile * kChunk);
+  parts.take(w.part_values, kRowTile * job.value_stride);
+  parts.take(w.values, kRowTile * job.value_stride);
+  parts.take(w.q, kRowTile * job.key_units);
+  if (!job.has_codes()) return parts.used();
+  const auto key_dim = static_cast<size_t>(job.view.layout.key_dim);
+  parts.take(w.weights, kRowTile * kChunk / 4);
+  parts.take(w.sums, kRowTile * job.value_stride);
+  parts.take(w.q_sums, kRowTile * ceil_div(key_dim, kKeyGroup));
+  parts.take(w.scaled, std::max<size_t>(kChunk, key_dim));
+  if (!job.is_int4()) return parts.used();
+  parts.take(w.mean_tiles, kChunk / (kLanes * kLanes) * job.key_units * 4 * kLanes);
+  parts.take(w.base, kRowTile * kChunk / kLanes);
+  return parts.used();
+}
+
+}  // namespace
+
+size_t workspace_bytes(const AttentionJob& job) {
+  AttentionWorkspace none;
+  return lay_out_workspace(job, none, nullptr);
+}
+
+AttentionWorkspace make_workspace(const AttentionJob& job, std::byte* memory) {
+  AttentionWorkspace w;
+  lay_out_workspace(job, w, memory);
+  return w;
+}
+
+void run_attention(const AttentionArgs& args, const KernelTable& kernels, const CodeKernels& codes,
+                   ThreadPool& pool, Scratch& scratch, AttentionPlan& plan) {
   if (args.tokens == 0) return;
   QUIPU_CHECK(args.layer >= 0 && args.layer < args.kv.num_layers, "layer {}", args.layer);
   const KvLayerView& view = args.kv.layers[args.layer];
@@ -381,21 +287,21 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, Thread
   QUIPU_CHECK(kChunk % layout.block_tokens == 0, "block of {} tokens", layout.block_tokens);
   Job job{args,
           kernels,
+          codes,
           view,
           static_cast<int>(args.heads / kv_heads),
-          layout.format == KvFormat::kF32 ? static_cast<size_t>(layout.key_dim)
-                                          : ceil_div(static_cast<uint64_t>(layout.key_dim), 2),
+          key_units(layout),
           round_up(static_cast<uint64_t>(layout.value_dim), kLanes)};
   const size_t work = plan_rows(job, plan) * static_cast<size_t>(layout.key_dim + layout.value_dim);
-  const size_t workspace_bytes = workspace_floats(job) * sizeof(float);
+  const size_t workspace = workspace_bytes(job);
   const auto threads = static_cast<size_t>(pool.threads());
 
   if (threads == 1 || work < kAloneWork) {
-    Workspace w = make_workspace(job, scratch.per_thread[0].reserve(workspace_bytes));
+    Workspace w = make_workspace(job, scratch.per_thread[0].reserve(workspace));
     for (const AttentionUnit& unit : plan.rows) attend_rows(job, unit, w);
     return;
   }
-  scratch.reserve_per_thread(workspace_bytes);
+  scratch.reserve_per_thread(workspace);
   const bool split = plan.rows.size() < 4 * threads && has_several_chunks(plan);
   if (split) {
     const size_t parts = plan_chunks(plan);
@@ -407,7 +313,7 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, Thread
   std::atomic<size_t> next{0}, next_merge{0};
   pool.run([&](int thread, int) {
     Workspace w = make_workspace(
-        job, scratch.per_thread[static_cast<size_t>(thread)].reserve(workspace_bytes));
+        job, scratch.per_thread[static_cast<size_t>(thread)].reserve(workspace));
     if (!split) {
       for_each_unit(plan.rows, next, [&](const AttentionUnit& unit) { attend_rows(job, unit, w); });
       return;

@@ -21,6 +21,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/kernels_codes.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/thread_pool.h"
 
@@ -41,7 +42,7 @@ struct AttentionPlan {
   std::vector<AttentionUnit> chunks;  // one per row unit and chunk, when chunks are split
 };
 
-void run_attention(const AttentionArgs& args, const KernelTable& kernels, ThreadPool& pool,
-                   Scratch& scratch, AttentionPlan& plan);
+void run_attention(const AttentionArgs& args, const KernelTable& kernels, const CodeKernels& codes,
+                   ThreadPool& pool, Scratch& scratch, AttentionPlan& plan);
 
 }  // namespace quipu::cpu

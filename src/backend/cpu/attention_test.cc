@@ -1,5 +1,6 @@
 // Attention: against a reference in double, and bit equality over prefill chunks, batches, threads.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -110,7 +111,9 @@ class Cache {
     }
     const size_t n = positions.size();
     std::vector<float> out(n * static_cast<size_t>(shape_.heads * shape_.value_dim), NAN);
-    KvWriteArgs write{k.data(), v.data(), k.size() / n, v.size() / n, slots.data(), n, kv_, 1};
+    KvWriteArgs write{k.data(), v.data(), k.size() / n, v.size() / n, slots.data(), n, kv_, 1,
+                      pieces.size(), query_start.data(), positions.data(), tables.data(),
+                      kBlocksPerSequence};
     backend_.kv_write(write);
     AttentionArgs args;
     args.q = q.data();
@@ -191,27 +194,129 @@ std::vector<float> prefill(Backend& backend, const Shape& shape, const Tokens& t
   return out;
 }
 
-float stored(KvFormat format, float x) {
-  return format == KvFormat::kF32 ? x : bf16_to_f32(f32_to_bf16(x));
+using Rows = std::vector<std::vector<double>>;
+
+uint16_t bf16_towards_infinity(float x) {  // REQUIRES: x >= 0
+  uint16_t bits = f32_to_bf16(x);
+  if (bf16_to_f32(bits) < x) ++bits;
+  return bits;
 }
 
-// One output row in double, from the stored keys and values and the query as the kernel sees it.
-std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t, int head) {
+std::vector<double> int8_row(const float* x, size_t n) {
+  float largest = 0;
+  for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
+  const double scale = bf16_to_f32(bf16_towards_infinity(largest / 127));
+  std::vector<double> row(x, x + n);
+  for (double& value : row) value = scale == 0 ? 0 : std::nearbyint(value / scale) * scale;
+  return row;
+}
+
+// One group of `size` elements after another: 16 steps from a minimum, both in bf16.
+std::vector<double> int4_row(const float* x, size_t n, size_t size) {
+  std::vector<double> row;
+  for (size_t begin = 0; begin < n; begin += size) {
+    const size_t end = std::min(n, begin + size);
+    const auto [low, high] = std::minmax_element(x + begin, x + end);
+    float minimum = bf16_to_f32(f32_to_bf16(*low));
+    while (minimum > *low) {
+      minimum = bf16_to_f32(f32_to_bf16(minimum - std::abs(minimum) / 256));
+    }
+    const float scale = bf16_to_f32(bf16_towards_infinity((*high - minimum) / 15));
+    for (size_t i = begin; i < end; ++i) {
+      const float steps = scale == 0 ? 0 : std::floor((x[i] - minimum) * (1 / scale) + 0.5f);
+      row.push_back(static_cast<double>(minimum) + std::min(steps, 15.0f) * scale);
+    }
+  }
+  return row;
+}
+
+// The matrix of backend/kv_layout.h, element by element: (-1)^(common bits) / sqrt(run).
+std::vector<double> rotated(const float* x, size_t n) {
+  size_t run = 1;
+  while (n % (2 * run) == 0) run *= 2;
+  std::vector<double> out(n);
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < run; ++j) {
+      const int sign = std::popcount((i % run) & j) % 2 == 0 ? 1 : -1;
+      out[i] += sign * static_cast<double>(x[i / run * run + j]);
+    }
+    out[i] /= std::sqrt(static_cast<double>(run));
+  }
+  return out;
+}
+
+// The int4 keys of one head, in order. SHAPE: x: [tokens][stride], the head's first element.
+Rows int4_keys(const float* x, size_t tokens, size_t stride, size_t n) {
+  Rows keys;
+  std::vector<double> mean(n);
+  for (size_t t = 0; t < tokens; ++t) {
+    if (t % 16 == 0 && t > 0) {
+      std::vector<float> average(n);
+      for (size_t d = 0; d < n; ++d) {
+        double sum = 0;
+        for (size_t i = t - 16; i < t; ++i) sum += keys[i][d];
+        average[d] = static_cast<float>(sum / 16);
+      }
+      mean = int8_row(average.data(), n);
+    }
+    const auto whole = rotated(x + t * stride, n);
+    std::vector<float> rest(n);
+    for (size_t d = 0; d < n; ++d) rest[d] = static_cast<float>(whole[d] - mean[d]);
+    auto key = int4_row(rest.data(), n, 32);
+    for (size_t d = 0; d < n; ++d) key[d] += mean[d];
+    keys.push_back(std::move(key));
+  }
+  return keys;
+}
+
+enum class Part { kKeys, kValues };
+
+// Keys or values of one head as they are stored; int4 keys are rotated.
+Rows stored_rows(const Shape& s, const Tokens& tokens, Part part, size_t head) {
+  const auto n = static_cast<size_t>(part == Part::kKeys ? s.key_dim : s.value_dim);
+  const size_t stride = n * static_cast<size_t>(s.kv_heads);
+  const float* x = (part == Part::kKeys ? tokens.k : tokens.v).data() + head * n;
+  if (s.format == KvFormat::kInt4 && part == Part::kKeys)
+    return int4_keys(x, tokens.count, stride, n);
+  Rows rows;
+  for (size_t t = 0; t < tokens.count; ++t, x += stride) {
+    std::vector<double> row(x, x + n);
+    if (s.format == KvFormat::kInt8) row = int8_row(x, n);
+    if (s.format == KvFormat::kInt4) row = int4_row(x, n, 64);
+    if (s.format == KvFormat::kBF16) {
+      for (double& value : row) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+// A query as the kernel multiplies it. Where it meets codes it has codes of 15 bits itself: they
+// count as exact here, and the tolerance has room for them.
+std::vector<double> seen_query(const Shape& s, const float* q) {
+  const auto n = static_cast<size_t>(s.key_dim);
+  if (s.format == KvFormat::kInt4) return rotated(q, n);
+  std::vector<double> seen(q, q + n);
+  if (s.format == KvFormat::kBF16) {
+    for (double& value : seen) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
+  }
+  return seen;
+}
+
+// One output row in double, from the stored keys and values of its KV head.
+std::vector<double> reference_row(const Shape& s, const Tokens& tokens, const Rows& keys,
+                                  const Rows& values, size_t t, int head) {
   const auto kd = static_cast<size_t>(s.key_dim), vd = static_cast<size_t>(s.value_dim);
-  const auto kvh = static_cast<size_t>(s.kv_heads);
-  const auto kv_head = static_cast<size_t>(head / (s.heads / s.kv_heads));
   const size_t first = s.window > 0 && t + 1 > static_cast<size_t>(s.window)
                            ? t + 1 - static_cast<size_t>(s.window)
                            : 0;
-  const float* q = &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd];
+  const auto q = seen_query(
+      s, &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd]);
   const size_t end = s.sees_all ? tokens.count : t + 1;
   std::vector<double> scores;
   for (size_t i = first; i < end; ++i) {
-    const float* k = &tokens.k[(i * kvh + kv_head) * kd];
     double score = 0;
-    for (size_t d = 0; d < kd; ++d) {
-      score += static_cast<double>(stored(s.format, q[d])) * stored(s.format, k[d]);
-    }
+    for (size_t d = 0; d < kd; ++d) score += q[d] * keys[i][d];
     score *= Cache::scale(s);
     if (s.softcap != 0) score = s.softcap * std::tanh(score / s.softcap);
     if (s.biased) score += bias_at(head, static_cast<int>(i) - static_cast<int>(t));
@@ -223,8 +328,7 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
   for (size_t i = first; i < end; ++i) {
     const double weight = std::exp(scores[i - first] - largest);
     sum += weight;
-    const float* v = &tokens.v[(i * kvh + kv_head) * vd];
-    for (size_t d = 0; d < vd; ++d) out[d] += weight * stored(s.format, v[d]);
+    for (size_t d = 0; d < vd; ++d) out[d] += weight * values[i][d];
   }
   for (double& value : out) value /= sum;
   return out;
@@ -242,14 +346,26 @@ TEST_P(AttentionTest, MatchesDoubleReference) {
   const Tokens tokens(s, 600, 21);
   const auto out = prefill(*backend, s, tokens, 600);
   const auto vd = static_cast<size_t>(s.value_dim);
-  for (const size_t t : {0, 1, 15, 16, 17, 33, 300, 511, 512, 513, 599}) {
-    for (int h = 0; h < s.heads; ++h) {
-      const auto expected = reference_row(s, tokens, t, h);
+  Rows keys, values;
+  for (int h = 0; h < s.heads; ++h) {
+    const int group = s.heads / s.kv_heads;
+    if (h % group == 0) {
+      keys = stored_rows(s, tokens, Part::kKeys, static_cast<size_t>(h / group));
+      values = stored_rows(s, tokens, Part::kValues, static_cast<size_t>(h / group));
+    }
+    for (const size_t t : {0, 1, 15, 16, 17, 33, 300, 511, 512, 513, 599}) {
+      const auto expected = reference_row(s, tokens, keys, values, t, h);
       for (size_t d = 0; d < vd; ++d) {
         const float got = out[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(h)) * vd + d];
         // Weights are off by the error of their scores (dim roundings of terms of size 1) and of
         // exp; values are below 5.
-        const double tolerance = 5 * (std::sqrt(static_cast<double>(s.key_dim)) + 8) * 6e-8 * 8;
+        double tolerance = 5 * (std::sqrt(static_cast<double>(s.key_dim)) + 8) * 6e-8 * 8;
+        // Queries and weights of 15 bits: each score is off by up to about 4 sigma of
+        // 4 / 16256 / sqrt(12), each weight by half a step of 1 / 16256.
+        if (kv_format_has_codes(s.format)) tolerance = 5 * 4 * 4 / 16256.0 / 3.46 + 5 / 32512.0;
+        // A key element halfway between two codes may take another one here than in floats: one
+        // step of 1/15 of the range of its group, of 128 elements.
+        if (s.format == KvFormat::kInt4) tolerance += 0.01;
         ASSERT_NEAR(got, expected[d], tolerance) << "token " << t << " head " << h << " dim " << d;
       }
     }
@@ -322,7 +438,17 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f},
                                      Shape{KvFormat::kF32, 4, 4, 16, 16, 32, 0, 0, true},
                                      Shape{KvFormat::kF32, 3, 3, 24, 20, 16, 0, 0, true, true},
-                                     Shape{KvFormat::kBF16, 4, 2, 64, 64, 32, 0, 0, false, true})),
+                                     Shape{KvFormat::kBF16, 4, 2, 64, 64, 32, 0, 0, false, true},
+                                     Shape{KvFormat::kInt8, 8, 4, 8, 8, 16},
+                                     Shape{KvFormat::kInt8, 3, 1, 80, 80, 32},
+                                     Shape{KvFormat::kInt8, 4, 4, 33, 20, 32, 100},
+                                     Shape{KvFormat::kInt8, 6, 1, 96, 256, 64, 0, 30.0f},
+                                     Shape{KvFormat::kInt8, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kInt4, 8, 4, 8, 8, 16},
+                                     Shape{KvFormat::kInt4, 3, 1, 80, 80, 32},
+                                     Shape{KvFormat::kInt4, 4, 4, 33, 20, 32, 100},
+                                     Shape{KvFormat::kInt4, 6, 1, 96, 256, 64, 0, 30.0f},
+                                     Shape{KvFormat::kInt4, 2, 1, 128, 128, 16, 40, 30.0f})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
              shape_name(std::get<1>(test.param));

@@ -6,6 +6,7 @@
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/kv_write.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/packed_weight.h"
 #include "backend/cpu/scratch.h"
@@ -21,6 +22,15 @@ namespace cpu {
 KernelTable make_kernel_table(Isa isa, const CpuFeatures& features);
 
 namespace {
+
+const CodeKernels& code_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar: return scalar_code_kernels();
+    case Isa::kAvx2: return avx2_code_kernels();
+    case Isa::kAvx512: return avx512_code_kernels();
+  }
+  QUIPU_CHECK(false, "instruction set {}", static_cast<int>(isa));
+}
 
 class HostBuffer final : public DeviceBuffer {
  public:
@@ -53,6 +63,7 @@ class CpuBackend final : public Backend {
       : isa_(isa),
         features_(features),
         kernels_(make_kernel_table(isa, features)),
+        codes_(code_kernels(isa)),
         pool_(threads, pin),
         scratch_(threads) {}
 
@@ -92,7 +103,7 @@ class CpuBackend final : public Backend {
   void rope(const RopeArgs& args) override;
   void kv_write(const KvWriteArgs& args) override;
   void attention(const AttentionArgs& args) override {
-    run_attention(args, kernels_, pool_, scratch_, plan_);
+    run_attention(args, kernels_, codes_, pool_, scratch_, plan_);
   }
   void activation(const ActivationArgs& args) override;
   void add(const AddArgs& args) override;
@@ -115,6 +126,7 @@ class CpuBackend final : public Backend {
   const Isa isa_;
   const CpuFeatures features_;
   const KernelTable kernels_;
+  const CodeKernels& codes_;
   ThreadPool pool_;
   Scratch scratch_;
   AttentionPlan plan_;
@@ -194,45 +206,17 @@ void CpuBackend::rope(const RopeArgs& args) {
   });
 }
 
-// One token of one head: its key into lane `offset % 16` of its tile, its value into its row.
-void write_token(const KernelTable& kernels, const KvLayerLayout& layout, std::byte* head,
-                 int offset, const float* k, const float* v) {
-  const auto lane = static_cast<size_t>(offset % kKvTileTokens);
-  std::byte* tile = head + static_cast<size_t>(offset / kKvTileTokens) * layout.key_tile_bytes;
-  std::byte* row =
-      head + layout.value_offset + static_cast<size_t>(offset) * layout.value_row_bytes;
-  const auto key_dim = static_cast<size_t>(layout.key_dim);
-  const auto value_dim = static_cast<size_t>(layout.value_dim);
-  if (layout.format == KvFormat::kF32) {
-    kernels.pack_f32(k, key_dim, reinterpret_cast<float*>(tile) + lane, kKvTileTokens);
-    std::memcpy(row, v, layout.value_row_bytes);
-  } else {
-    kernels.pack_bf16(k, key_dim, reinterpret_cast<uint32_t*>(tile) + lane, kKvTileTokens);
-    kernels.to_bf16(v, reinterpret_cast<uint16_t*>(row), value_dim);
-  }
-}
-
 void CpuBackend::kv_write(const KvWriteArgs& args) {
   QUIPU_CHECK(args.layer >= 0 && args.layer < args.kv.num_layers, "layer {}", args.layer);
-  const KvLayerView& view = args.kv.layers[args.layer];
-  const KvLayerLayout& layout = view.layout;
+  const KvLayerLayout& layout = args.kv.layers[args.layer].layout;
   const auto heads = static_cast<size_t>(layout.kv_heads);
-  const auto key_dim = static_cast<size_t>(layout.key_dim);
-  const auto value_dim = static_cast<size_t>(layout.value_dim);
+  scratch_.reserve_per_thread(kv_write_scratch_bytes(layout));
   // Neighbouring tokens share cache lines of a key tile, so threads split the heads of all tokens.
-  split(heads, args.tokens * heads * (key_dim + value_dim), [&](size_t first, size_t last, int) {
-    for (size_t h = first; h < last; ++h) {
-      for (size_t t = 0; t < args.tokens; ++t) {
-        const int64_t slot = args.slot_mapping[t];
-        std::byte* head = args.kv.base +
-                          static_cast<size_t>(slot / args.kv.block_tokens) * args.kv.block_bytes +
-                          view.offset_in_block + h * layout.head_bytes;
-        write_token(kernels_, layout, head, static_cast<int>(slot % args.kv.block_tokens),
-                    args.k + t * args.k_stride + h * key_dim,
-                    args.v + t * args.v_stride + h * value_dim);
-      }
-    }
-  });
+  split(heads, args.tokens * heads * static_cast<size_t>(layout.key_dim + layout.value_dim),
+        [&](size_t first, size_t last, int thread) {
+          write_heads(args, kernels_, codes_, first, last,
+                      scratch_.per_thread[static_cast<size_t>(thread)].reserve(0));
+        });
 }
 
 void CpuBackend::activation(const ActivationArgs& args) {

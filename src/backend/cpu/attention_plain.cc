@@ -1,0 +1,103 @@
+// Attention over keys and values that are stored as floats.
+#include <algorithm>
+
+#include "backend/cpu/attention_rows.h"
+
+namespace quipu::cpu {
+
+void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w) {
+  const auto rows = static_cast<size_t>(unit_rows(unit));
+  const auto dim = static_cast<size_t>(job.view.layout.key_dim);
+  for (size_t r = 0; r < rows; ++r) {
+    const float* q = row_query(job, unit, unit.row_begin + static_cast<int32_t>(r));
+    if (job.view.layout.format == KvFormat::kF32) {
+      job.kernels.pack_f32(q, dim, reinterpret_cast<float*>(w.q) + r, rows);
+    } else {
+      job.kernels.pack_bf16(q, dim, reinterpret_cast<uint32_t*>(w.q) + r, rows);
+    }
+    w.q_scale[r] = 1.0f;
+  }
+}
+
+void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                          int highest, AttentionWorkspace& w) {
+  const int rows = unit_rows(unit);
+  const Pack pack = job.view.layout.format == KvFormat::kF32 ? Pack::kF32 : Pack::kBf16;
+  const DotFn dot = job.kernels.dot[static_cast<int>(pack)];
+  const bool few = rows <= kFewRows;
+  const int block_tokens = job.view.layout.block_tokens;
+  int t = lowest / kLanes * kLanes;
+  while (t < highest) {
+    const uint8_t* tiles[kTileGroup];
+    const uint8_t* ahead = few ? after_keys(job, unit, chunk, t, lowest, highest) : nullptr;
+    const int from = t;
+    // Few rows: two tiles of one block, so that what lies ahead is one run of memory.
+    const int together = few ? std::min(2, (block_tokens - t % block_tokens) / kLanes) : kTileGroup;
+    int count = 0;
+    for (; count < together && t < highest; ++count, t += kLanes) {
+      tiles[count] = key_tile(job, unit, chunk * kChunk + t);
+    }
+    dot({tiles, count, job.key_units, w.q, static_cast<size_t>(rows), rows, w.scores + from, kChunk,
+         0, ahead});
+  }
+}
+
+namespace {
+
+// Adds tokens [from, to) of the chunk to the values of rows [first, last).
+void add_tokens(const AttentionJob& job, const AttentionUnit& unit, int chunk, int first, int last,
+                int from, int to, AttentionWorkspace& w) {
+  const KvLayerLayout& layout = job.view.layout;
+  const auto kernel =
+      layout.format == KvFormat::kF32 ? job.kernels.values_f32 : job.kernels.values_bf16;
+  const bool few = unit_rows(unit) <= kFewRows;
+  while (from < to) {
+    const int32_t position = chunk * kChunk + from;
+    const int tokens = std::min(to - from, layout.block_tokens - position % layout.block_tokens);
+    kernel({w.scores + first * kChunk + from, kChunk, value_data(job, unit, position),
+            layout.value_row_bytes, w.part_values + static_cast<size_t>(first) * job.value_stride,
+            job.value_stride, last - first, tokens, layout.value_dim,
+            few ? after_values(job, unit, chunk, from, to) : nullptr});
+    from += tokens;
+  }
+}
+
+// Weighted values of a run of rows: what all of them see together, the rest row by row. Each row
+// adds its tokens in order, from its first to its last.
+void add_values_of_run(const AttentionJob& job, const AttentionUnit& unit, int chunk, int first,
+                       int last, AttentionWorkspace& w) {
+  int common_begin = 0, common_end = kChunk;
+  for (int r = first; r < last; ++r) {
+    common_begin = std::max(common_begin, w.begin[r]);
+    common_end = std::min(common_end, w.end[r]);
+  }
+  const bool common = common_begin < common_end;
+  for (int r = first; r < last; ++r) {
+    add_tokens(job, unit, chunk, r, r + 1, w.begin[r], common ? common_begin : w.end[r], w);
+  }
+  if (!common) return;
+  add_tokens(job, unit, chunk, first, last, common_begin, common_end, w);
+  for (int r = first; r < last; ++r) {
+    add_tokens(job, unit, chunk, r, r + 1, common_end, w.end[r], w);
+  }
+}
+
+}  // namespace
+
+void add_values_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                      AttentionWorkspace& w) {
+  const int rows = unit_rows(unit);
+  std::fill(w.part_values, w.part_values + static_cast<size_t>(rows) * job.value_stride, 0.0f);
+  for (int r = 0; r < rows;) {
+    if (w.begin[r] == w.end[r]) {
+      ++r;
+      continue;
+    }
+    int last = r + 1;
+    while (last < rows && w.begin[last] != w.end[last]) ++last;
+    add_values_of_run(job, unit, chunk, r, last, w);
+    r = last;
+  }
+}
+
+}  // namespace quipu::cpu

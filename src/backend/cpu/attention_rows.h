@@ -1,0 +1,143 @@
+// What the parts of attention share: a job, a thread's working memory for one tile of rows, where
+// keys and values lie; and the two families of formats. Floats (f32, bf16) are multiplied as they
+// are; codes (int8, int4) as integers, with queries and weights quantised to wide codes (kernels_codes.h).
+// attention.cc cuts the work up, calls these, and merges what they give.
+//
+// THREADS: one workspace per thread; everything else is only read.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cpu/attention.h"
+#include "backend/cpu/kernels_codes.h"
+#include "base/units.h"
+
+namespace quipu::cpu {
+
+inline constexpr int kChunk = kAttentionChunk;
+inline constexpr int kRowTile = 32;
+static_assert(kLanes == kKvTileTokens);
+static_assert(kKeyGroup == kKvKeyGroup && kValueGroup == kKvValueGroup);
+// Up to this many rows a chunk is bound by reading it: then each call asks for what comes this many
+// positions later.
+inline constexpr int kFewRows = 8;
+inline constexpr int kAhead = 64;
+
+// What a job reads: the arguments and what follows from them.
+struct AttentionJob {
+  const AttentionArgs& args;
+  const KernelTable& kernels;
+  const CodeKernels& codes;
+  const KvLayerView& view;
+  int group;                        // query heads per KV head
+  size_t key_units;                 // of a query: elements (f32), pairs (bf16) or quads (codes)
+  size_t value_stride;              // value_dim rounded up to whole vectors
+  RowState* part_states = nullptr;  // split chunks
+  float* part_values = nullptr;
+
+  bool has_codes() const { return kv_format_has_codes(view.layout.format); }
+  bool is_int4() const { return view.layout.format == KvFormat::kInt4; }
+  size_t run_tokens() const { return is_int4() ? 8 : 4; }  // tokens in a run of values
+};
+
+// One thread's working memory for one tile of rows.
+struct AttentionWorkspace {
+  uint64_t* q;         // [key_units][rows] f32, bf16 pairs or quads of wide codes
+  float* scores;       // [kRowTile][kChunk]
+  float* part_values;  // [kRowTile][value_stride]
+  float* values;       // [kRowTile][value_stride]
+  // Codes only.
+  uint64_t* weights;    // [kChunk / 4][rows] quads of wide codes
+  int32_t* sums;        // [kRowTile][value_stride]
+  int32_t* q_sums;      // [groups][rows] of the codes of each query
+  float* scaled;        // [max(kChunk, key_dim)]
+  uint8_t* mean_tiles;  // int4: [kChunk / 256][key_units][16][4]: means of the chunk's tiles
+  float* base;          // int4: [kRowTile][kChunk / 16]: products of queries and means
+  // By row.
+  RowState parts[kRowTile];
+  RowState states[kRowTile];
+  int begin[kRowTile], end[kRowTile];  // positions of the chunk that it sees
+  float q_scale[kRowTile];             // of its query's codes; 1 for floats
+};
+
+AttentionWorkspace make_workspace(const AttentionJob& job, std::byte* memory);
+size_t workspace_bytes(const AttentionJob& job);
+
+inline int unit_rows(const AttentionUnit& unit) { return unit.row_end - unit.row_begin; }
+
+inline int32_t row_token(const AttentionJob& job, const AttentionUnit& unit, int32_t row) {
+  return job.args.query_start[unit.sequence] + row / job.group;
+}
+
+// SHAPE: [key_dim]
+inline const float* row_query(const AttentionJob& job, const AttentionUnit& unit, int32_t row) {
+  const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
+  return job.args.q + static_cast<size_t>(row_token(job, unit, row)) * job.args.q_stride +
+         head * static_cast<size_t>(job.view.layout.key_dim);
+}
+
+inline const uint8_t* head_data(const AttentionJob& job, const AttentionUnit& unit,
+                                int32_t position) {
+  const PagedKvView& kv = job.args.kv;
+  const int32_t* table =
+      job.args.block_tables + static_cast<size_t>(unit.sequence) * job.args.block_table_stride;
+  const int32_t gap = job.args.block_gaps == nullptr ? 0 : job.args.block_gaps[unit.sequence];
+  const auto block = static_cast<size_t>(table[position / kv.block_tokens - gap]);
+  return reinterpret_cast<const uint8_t*>(kv.base) + block * kv.block_bytes +
+         job.view.offset_in_block + static_cast<size_t>(unit.kv_head) * job.view.layout.head_bytes;
+}
+
+inline const uint8_t* key_tile(const AttentionJob& job, const AttentionUnit& unit,
+                               int32_t position) {
+  const KvLayerLayout& layout = job.view.layout;
+  const auto tile = static_cast<size_t>(position % layout.block_tokens / kLanes);
+  return head_data(job, unit, position) + tile * layout.key_tile_bytes;
+}
+
+// The value of one token (floats), or the run of tokens that the position lies in (codes).
+inline const uint8_t* value_data(const AttentionJob& job, const AttentionUnit& unit,
+                                 int32_t position) {
+  const KvLayerLayout& layout = job.view.layout;
+  const auto offset = static_cast<size_t>(position % layout.block_tokens);
+  const size_t at = job.has_codes() ? offset / job.run_tokens() * layout.value_run_bytes
+                                    : offset * layout.value_row_bytes;
+  return head_data(job, unit, position) + layout.value_offset + at;
+}
+
+// What a chunk reads kAhead positions after the keys at t: later keys, then its first values.
+inline const uint8_t* after_keys(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                                 int t, int lowest, int highest) {
+  const int next = t + kAhead;
+  if (next < highest) return key_tile(job, unit, chunk * kChunk + next);
+  const int value = lowest + next - highest < highest ? lowest + next - highest : highest - 1;
+  return value_data(job, unit, chunk * kChunk + value);
+}
+
+// The same for values: later values, then the first keys of the unit's next chunk.
+inline const uint8_t* after_values(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                                   int from, int to) {
+  const int next = from + kAhead;
+  if (next < to) return value_data(job, unit, chunk * kChunk + next);
+  if (chunk + 1 == unit.chunk_end) return value_data(job, unit, chunk * kChunk + from);
+  return key_tile(job, unit, (chunk + 1) * kChunk);
+}
+
+// For the rows of a unit, by family:
+// - pack_queries: w.q, w.q_scale and, for codes, w.q_sums.
+// - compute_scores: w.scores against the key tiles of positions [lowest, highest) of a chunk, to be
+//   multiplied by w.q_scale.
+// - add_values: w.part_values from w.scores, which hold softmax weights by now; zero for a row that
+//   sees nothing.
+void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w);
+void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                          int highest, AttentionWorkspace& w);
+void add_values_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                      AttentionWorkspace& w);
+
+void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w);
+void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                          int highest, AttentionWorkspace& w);
+void add_values_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                      int highest, AttentionWorkspace& w);
+
+}  // namespace quipu::cpu

@@ -1,0 +1,132 @@
+// Kernels of attention over integer codes of keys and values (int8 and int4, backend/kv_layout.h),
+// one table per instruction set, beside the table of kernels.h and under the same rules.
+//
+// Queries and weights are quantised too, to whole numbers of up to kWideMax in size ("wide codes",
+// about 15 bits), so that all products and their sums are exact integers: 255 * 16256 * 512 < 2^31.
+// Wide codes are packed four at a time in 64 bits, in a form of the instruction set's own.
+//
+// A vector of codes has 16 lanes of four codes without sign. In int4 a byte holds two codes; the
+// low halves of a vector are one quad, the high halves the next one.
+//
+// THREADS: the table is immutable; kernels are pure functions of their arguments.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend/cpu/kernels.h"
+
+namespace quipu::cpu {
+
+constexpr int32_t kWideMax = 127 * 128;
+constexpr int kKeyGroup = 32;    // elements of an int4 key that share scale and minimum
+constexpr int kValueGroup = 64;  // the same of an int4 value
+
+// A row of keys or values becomes codes: x[i] is about (codes[i] - 128) * scale, the scale in bf16,
+// rounded up. A row of zeros gets scale 0, a row with a value that is not finite a NaN scale.
+struct EncodeArgs {
+  const float* x;  // SHAPE: [n]
+  size_t n;
+  uint8_t* codes;  // SHAPE: [n rounded up to 16]; the padding is 128
+  uint16_t scale;  // out
+};
+
+// A query becomes wide codes: q[i] is about scale * code.
+struct QueryCodesArgs {
+  const float* q;  // SHAPE: [n]
+  size_t n;
+  uint64_t* x;  // SHAPE: [n / 4 rounded up], stride apart
+  int32_t* sums;  // SHAPE: [groups], stride apart: of the codes of each kKeyGroup elements
+  size_t stride;
+  float scale;  // out
+};
+
+// int8: out[r][16 * i + lane] = scales[i][lane] * sum over d of (code - 128) * x[d][r].
+struct KeyCodesArgs {
+  const uint8_t* const* tiles;    // SHAPE: [tile_count]: codes [quads][16][4]
+  const uint16_t* const* scales;  // SHAPE: [tile_count]: bf16 [16]
+  int tile_count;
+  size_t quads;
+  const uint64_t* x;    // SHAPE: [quads][stride]
+  const int32_t* sums;  // SHAPE: [groups][stride], as query_codes gives them
+  size_t stride;
+  int rows;
+  float* out;  // SHAPE: [rows][out_stride]
+  size_t out_stride;
+  // Few rows: what the next calls read, or null; as many bytes of tiles, and a line of scales.
+  const uint8_t* ahead = nullptr;
+  const uint8_t* ahead_scales = nullptr;
+};
+
+// int4: out[r][16 * i + lane] = base[r][i] + sum over groups of (scale[lane] * sum of codes * x +
+// minimum[lane] * sum of x). A tile is a run of groups: scales and minima, bf16 [2][16], then codes.
+struct KeyNibblesArgs {
+  const uint8_t* const* tiles;  // SHAPE: [tile_count]
+  int tile_count;
+  size_t quads;
+  const uint64_t* x;
+  const int32_t* sums;
+  size_t stride;
+  int rows;
+  const float* base;  // SHAPE: [rows][base_stride]
+  size_t base_stride;
+  float* out;
+  size_t out_stride;
+  const uint8_t* ahead = nullptr;  // as many bytes as the tiles have
+  size_t tile_bytes = 0;
+};
+
+// One row's softmax weights, times the scales of the values, become wide codes.
+struct WeightCodesArgs {
+  const float* weights;             // SHAPE: [last], by position
+  float* scaled;                    // SHAPE: [last]: working memory
+  const uint16_t* const* scales;    // SHAPE: [last / 16]: bf16 [16], by tile
+  const uint16_t* const* minima;    // the same of minima, or null
+  int begin, end;                   // what the row sees; outside, codes are 0
+  int first, last;                  // positions to write, multiples of 16
+  uint64_t* x;                      // SHAPE: [(last - first) / 4], stride apart
+  size_t stride;
+  float scale;        // out: weight * value scale is about scale * code
+  float minimum_sum;  // out: sum of weight * minimum
+  int32_t sum;        // out: of the codes
+};
+
+// sums[r][d] += sum over t of codes[t][d] * x[t][r]. Reads whole vectors: up to 60 bytes more than
+// the last run has.
+struct ValueCodesArgs {
+  const uint8_t* codes;  // int8: [runs][dim][4], a quad of tokens; int4: of two quads in halves
+  size_t run_bytes;      // from one run to the next
+  int runs, dim;
+  const uint64_t* x;  // SHAPE: [quads][stride]
+  size_t stride;
+  int rows;
+  int32_t* sums;  // SHAPE: [rows][sum_stride], dim rounded up to 16 used
+  size_t sum_stride;
+  const uint8_t* ahead = nullptr;  // as in KeyCodesArgs
+};
+
+// out[d] = scale * (sums[d] - offset) + addend, dim rounded up to 16 written.
+struct ScaleSumsArgs {
+  const int32_t* sums;
+  size_t dim;
+  int32_t offset;
+  float scale, addend;
+  float* out;
+};
+
+struct CodeKernels {
+  void (*encode)(EncodeArgs&);
+  void (*query_codes)(QueryCodesArgs&);
+  void (*key_codes)(const KeyCodesArgs&);
+  void (*key_nibbles)(const KeyNibblesArgs&);
+  void (*weight_codes)(WeightCodesArgs&);
+  void (*value_codes)(const ValueCodesArgs&);
+  void (*value_nibbles)(const ValueCodesArgs&);
+  void (*scale_sums)(const ScaleSumsArgs&);
+};
+
+const CodeKernels& scalar_code_kernels();
+const CodeKernels& avx2_code_kernels();
+const CodeKernels& avx512_code_kernels();
+
+}  // namespace quipu::cpu

@@ -1,0 +1,10 @@
+// Kernels of attention over codes for the instruction set scalar; see kernels.h for what its flags
+// forbid.
+#include "backend/cpu/quads_scalar.h"
+// clang-format off: after the vectors that it is written over
+#include "backend/cpu/kernels_codes.inc"
+// clang-format on
+
+namespace quipu::cpu {
+const CodeKernels& scalar_code_kernels() { return kCodeTable; }
+}  // namespace quipu::cpu

@@ -1,0 +1,50 @@
+// Products of codes in AVX-512 with VNNI. What each operation means is written in quads_scalar.h.
+#pragma once
+
+#include "backend/cpu/vec_avx512.h"
+
+namespace quipu::cpu {
+namespace {
+
+constexpr int kCodeRows = block_of(8);  // 16 sums
+
+// A wide code is high * 128 + low, two signed bytes: the high bytes of a quad, then its low ones.
+struct QuadVec {
+  __m512i v;
+};
+struct QuadSum {
+  __m512i high, low;
+};
+
+QUIPU_INLINE QuadVec load_quads(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+QUIPU_INLINE void load_nibbles(const uint8_t* p, QuadVec& low, QuadVec& high) {
+  const __m512i mask = _mm512_set1_epi8(15);
+  const __m512i pairs = _mm512_loadu_si512(p);
+  low.v = _mm512_and_si512(pairs, mask);
+  high.v = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask);
+}
+QUIPU_INLINE QuadSum start_quads(const IntVec& init) { return {_mm512_setzero_si512(), init.v}; }
+QUIPU_INLINE void add_quads(const QuadVec& codes, const uint64_t* x, QuadSum& sum) {
+  int32_t quads[2];
+  memcpy(quads, x, 8);
+  sum.high = _mm512_dpbusd_epi32(sum.high, codes.v, _mm512_set1_epi32(quads[0]));
+  sum.low = _mm512_dpbusd_epi32(sum.low, codes.v, _mm512_set1_epi32(quads[1]));
+}
+QUIPU_INLINE IntVec total_quads(const QuadSum& sum) {
+  return {_mm512_add_epi32(_mm512_slli_epi32(sum.high, 7), sum.low)};
+}
+QUIPU_INLINE void pack_wide(const IntVec& codes, uint64_t* x, size_t stride) {
+  const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(codes.v, _mm512_set1_epi32(64)), 7);
+  const __m512i low = _mm512_sub_epi32(codes.v, _mm512_slli_epi32(high, 7));
+  const __m128i high_bytes = _mm512_cvtepi32_epi8(high), low_bytes = _mm512_cvtepi32_epi8(low);
+  const __m128i first = _mm_unpacklo_epi32(high_bytes, low_bytes);
+  const __m128i second = _mm_unpackhi_epi32(high_bytes, low_bytes);
+  x[0] = static_cast<uint64_t>(_mm_cvtsi128_si64(first));
+  x[stride] = static_cast<uint64_t>(_mm_extract_epi64(first, 1));
+  x[2 * stride] = static_cast<uint64_t>(_mm_cvtsi128_si64(second));
+  x[3 * stride] = static_cast<uint64_t>(_mm_extract_epi64(second, 1));
+}
+QUIPU_INLINE void store_int(void* p, const IntVec& a) { _mm512_storeu_si512(p, a.v); }
+
+}  // namespace
+}  // namespace quipu::cpu
