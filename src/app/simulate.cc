@@ -179,7 +179,8 @@ Result<SimulationResult> simulate(const std::vector<TraceRequest>& trace,
                                   const SimulationOptions& options) {
   if (make_eviction_policy(options.policy) == nullptr) {
     return make_error(ErrorCode::kInvalidArgument,
-                      "'{}' is not an eviction policy; known: lru, cost", options.policy);
+                      "'{}' is not an eviction policy; known: {}", options.policy,
+                      kEvictionPolicyNames);
   }
   if (options.kv_tokens < options.block_tokens ||
       options.kv_tokens / options.block_tokens > (int64_t{1} << 30)) {

@@ -13,7 +13,7 @@ namespace {
 struct SimulateFlags {
   std::filesystem::path trace, model, plot;
   std::vector<std::string> kv_memory = {"16GiB", "64GiB", "256GiB", "1TiB"};
-  std::vector<std::string> policies = {"lru", "cost"};
+  std::vector<std::string> policies = {"lru", "cost", "reuse"};
   double kv_bytes_per_token = 0;
   int64_t requests_max = 0;
   SimulationOptions options;
@@ -164,7 +164,7 @@ void add_simulate_command(CLI::App& app, int& exit_code) {
   command->add_option("--kv-memory", flags->kv_memory, "Cache sizes to try, such as 16GiB,64GiB")
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--policy", flags->policies, "Eviction policies to compare: lru, cost")
+  command->add_option("--policy", flags->policies, "Eviction policies to compare: lru, cost, reuse")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("-m,--model", flags->model,
