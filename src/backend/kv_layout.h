@@ -28,6 +28,9 @@ namespace quipu {
 
 inline constexpr int kKvTileTokens = 16;
 
+// Counts up when the bytes of a block change their meaning: part of every block's key.
+inline constexpr int kKvLayoutVersion = 1;
+
 enum class KvFormat : uint8_t { kF32, kBF16 };
 
 std::string_view kv_format_name(KvFormat format);

@@ -77,6 +77,15 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
       },
       "Memory for the KV cache, such as 4GiB (default: enough for the context)");
   command.add_option_function<std::string>(
+      "--kv-host-memory",
+      [&options](const std::string& text) {
+        options.kv_host_bytes = value_or_throw("--kv-host-memory", parse_bytes(text));
+      },
+      "Memory for evicted blocks in compact form, such as 4GiB (default: none)");
+  command.add_option("--kv-policy", options.kv_policy, "Which cached blocks go first: reuse, cost, lru")
+      ->check(CLI::IsMember({"reuse", "cost", "lru"}))
+      ->capture_default_str();
+  command.add_option_function<std::string>(
       "--kv-format,--kv-cache-dtype",
       [&options](const std::string& text) {
         options.kv_format =

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/strong_id.h"
+#include "kv/explanation.h"
 #include "kv/prefix_index.h"
 #include "sample/sampling_params.h"
 
@@ -41,6 +42,7 @@ struct Request {
   // Prefixes are shared within a salt only; tenants get one each.
   std::string cache_salt;
   Retention retention;  // of what this request leaves in the cache
+  bool explain_cache = false;  // fill RequestStats::reuse with all that KvCache::explain() tells
   LogitsWanted logits_wanted = LogitsWanted::kNone;
   LogitsObserver on_logits;  // called on the engine thread, once per wanted position, in order
 };
@@ -50,6 +52,7 @@ struct RequestStats {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t cached_tokens = 0;  // prompt tokens whose keys and values were already there
+  KvExplanation reuse;        // where those came from, and why there were not more
   int preemptions = 0;
   int64_t submitted_ns = 0;
   std::optional<int64_t> started_ns;      // first scheduled

@@ -1,33 +1,45 @@
 #include "kv/ghost_record.h"
 
+#include <algorithm>
+#include <bit>
+#include <limits>
+
 namespace quipu {
 
-void GhostRecord::add(Ghost ghost) {
-  if (ring_.empty()) return;
-  const auto [known, is_new] = by_key_.try_emplace(ghost.key, static_cast<uint32_t>(next_));
-  if (!is_new) {  // gone again: it is remembered where it stands
-    ring_[known->second] = ghost;
-    return;
-  }
-  Ghost& place = ring_[next_];
-  if (const auto old = by_key_.find(place.key);
-      old != by_key_.end() && old->second == next_ && place.key != ghost.key) {
-    by_key_.erase(old);
-  }
-  place = ghost;
-  next_ = (next_ + 1) % ring_.size();
+GhostRecord::GhostRecord(size_t capacity)
+    : sets_(std::bit_ceil(std::max<size_t>(1, capacity / 4))) {}
+
+void GhostRecord::add(uint64_t key, const Ghost& ghost) {
+  Set& set = set_of(key);
+  const uint32_t tag = tag_of(key);
+  auto place = std::ranges::find_if(
+      set.entries, [&](const Entry& entry) { return entry.age != 0 && entry.tag == tag; });
+  if (place == set.entries.end()) place = std::ranges::min_element(set.entries, {}, &Entry::age);
+  if (++adds_ == 0) adds_ = 1;  // after four billion: some entries seem young, no more
+  *place = {.tag = tag,
+            .time = static_cast<uint32_t>(ghost.last_use_ns / kTimeNs),
+            .age = adds_,
+            .hits = static_cast<uint16_t>(
+                std::min<int32_t>(ghost.hits, std::numeric_limits<uint16_t>::max())),
+            .queue = ghost.queue,
+            .reason = ghost.reason};
 }
 
-const Ghost* GhostRecord::find(uint64_t key) const {
-  const auto known = by_key_.find(key);
-  return known == by_key_.end() ? nullptr : &ring_[known->second];
+std::optional<Ghost> GhostRecord::find(uint64_t key) const {
+  for (const Entry& entry : set_of(key).entries) {
+    if (entry.age == 0 || entry.tag != tag_of(key)) continue;
+    return Ghost{.last_use_ns = int64_t{entry.time} * kTimeNs,
+                 .hits = entry.hits,
+                 .queue = entry.queue,
+                 .reason = entry.reason};
+  }
+  return std::nullopt;
 }
 
-void GhostRecord::remove(uint64_t key) { by_key_.erase(key); }
-
-size_t GhostRecord::bytes() const {
-  return ring_.capacity() * sizeof(Ghost) + by_key_.size() * 4 * sizeof(void*) +
-         by_key_.bucket_count() * sizeof(void*);
+void GhostRecord::remove(uint64_t key) {
+  for (Entry& entry : set_of(key).entries) {
+    if (entry.age != 0 && entry.tag == tag_of(key)) entry = Entry();
+  }
 }
 
 }  // namespace quipu

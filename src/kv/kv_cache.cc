@@ -114,12 +114,12 @@ MissReason KvCache::miss_reason(const PrefixIndex::Match& match,
   if (match.tokens_seen > match.tokens) return MissReason::kBelowWindow;
   const std::span<const TokenId> rest = wanted.subspan(static_cast<size_t>(match.tokens_seen));
   const auto block = static_cast<size_t>(config_.block_tokens);
-  const Ghost* ghost = nullptr;
+  std::optional<Ghost> ghost;
   if (rest.size() >= block)
     ghost = index_.ghost(block_key(index_.key(match.last_seen), rest.first(block)));
-  if (ghost == nullptr && match.partial_tokens == 0)
+  if (!ghost.has_value() && match.partial_tokens == 0)
     ghost = index_.tail_ghost(match.last_seen, rest);
-  if (ghost == nullptr) return MissReason::kNeverSeen;
+  if (!ghost.has_value()) return MissReason::kNeverSeen;
   switch (ghost->reason) {
     case GoneReason::kEvicted: return MissReason::kEvicted;
     case GoneReason::kExpired: return MissReason::kExpired;

@@ -43,8 +43,8 @@ namespace quipu {
 
 struct KvGroupConfig {
   int total_blocks = 0;
-  uint64_t block_bytes = 0;  // UNITS: bytes; read with a tier only
   KvLifetime lifetime;
+  uint64_t block_bytes = 0;  // UNITS: bytes; read with a tier only
 };
 
 struct KvCacheConfig {
@@ -61,6 +61,12 @@ struct KvCacheConfig {
 };
 
 using PromotionId = StrongId<struct PromotionIdTag, int64_t>;
+
+// A promotion that was begun. UNITS: tokens that begin() finds without it, and with all of it.
+struct PromotionTicket {
+  PromotionId id;
+  int64_t tokens_before = 0, tokens_after = 0;
+};
 
 // A sequence's part of the cache. Moves with the sequence; empty between release and begin.
 struct SequenceKv {
@@ -95,7 +101,7 @@ struct KvCounters {
   int64_t window_blocks_evicted = 0;  // blocks of windowed groups whose node stayed
   int64_t window_blocks_left = 0;     // blocks that a sliding window left behind
   // Of tokens_reused, by source, as in KvExplanation.
-  int64_t tokens_shared = 0, tokens_tail = 0, tokens_copied = 0, tokens_from_tier = 0;
+  int64_t tokens_shared = 0, tokens_tail = 0, tokens_copied = 0;
   // Look-ups that did not find all they could use, by MissReason.
   std::array<int64_t, kMissReasons> misses{};
   // Between the pools and the tier. UNITS: blocks of a group; promotions: requests that had some
@@ -134,8 +140,8 @@ class KvCache {
 
   // Starts to bring back from the tier what would let begin() find more than it does now, when that
   // is quicker than computing it. Nothing when there is nothing to bring, or no room for it.
-  std::optional<PromotionId> promote(const SequenceKv& sequence, std::span<const TokenId> tokens,
-                                     int64_t reuse_max);
+  std::optional<PromotionTicket> promote(const SequenceKv& sequence,
+                                         std::span<const TokenId> tokens, int64_t reuse_max);
   // False once all its blocks came or were lost. A promotion ends by itself, wanted or not.
   bool is_in_flight(PromotionId id) const { return promotions_.contains(id.value()); }
   bool has_promotions() const { return !promotions_.empty(); }

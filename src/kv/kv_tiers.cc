@@ -106,8 +106,9 @@ KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
   return plan;
 }
 
-std::optional<PromotionId> KvCache::promote(const SequenceKv& sequence,
-                                            std::span<const TokenId> tokens, int64_t reuse_max) {
+std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
+                                                std::span<const TokenId> tokens,
+                                                int64_t reuse_max) {
   if (config_.tier == nullptr || !config_.publish) return std::nullopt;
   index_.set_time(clock_.now_ns());
   const std::span<const TokenId> wanted = tokens.first(
@@ -124,19 +125,19 @@ std::optional<PromotionId> KvCache::promote(const SequenceKv& sequence,
     has_room = has_room && plan.loads_of[static_cast<size_t>(g)] <= available_blocks(g);
   for (int g = 0; g < num_groups() && has_room; ++g)
     has_room = make_room(g, plan.loads_of[static_cast<size_t>(g)]);
-  std::optional<PromotionId> id;
+  std::optional<PromotionTicket> ticket;
   if (has_room) {
-    id = PromotionId(next_promotion_++);
-    Promotion& promotion = promotions_[id->value()];
+    ticket = {PromotionId(next_promotion_++), matched, matched + gained};
+    Promotion& promotion = promotions_[ticket->id.value()];
     promotion.prefix.salt = sequence.salt;
     promotion.prefix.retention = sequence.retention;
     const auto end = static_cast<size_t>(plan.blocks) * static_cast<size_t>(config_.block_tokens);
     promotion.tokens.assign(wanted.begin(), wanted.begin() + static_cast<ptrdiff_t>(end));
-    start_loads(promotion, id->value(), plan);
+    start_loads(promotion, ticket->id.value(), plan);
     ++counters_.promotions;
   }
   for (auto node = plan.path.rbegin(); node != plan.path.rend(); ++node) index_.release(*node);
-  return id;
+  return ticket;
 }
 
 // REQUIRES: room for all of the plan's blocks.
@@ -225,8 +226,8 @@ void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> token
   BlockKey key = index_.key(match.last_seen);
   for (size_t at = seen; at + block <= wanted.size(); at += block) {
     key = block_key(key, wanted.subspan(at, block));
-    const Ghost* ghost = index_.ghost(key);
-    if (ghost == nullptr) break;
+    const std::optional<Ghost> ghost = index_.ghost(key);
+    if (!ghost.has_value()) break;
     explanation.gone = static_cast<int64_t>(at + block) - explanation.reused();
     if (!explanation.gone_age_ns.has_value())
       explanation.gone_age_ns = clock_.now_ns() - ghost->last_use_ns;

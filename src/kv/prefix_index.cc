@@ -264,10 +264,11 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
     }
     link_child(id);
     // Wanted again after it was evicted: what that says about its kind counts.
-    if (const Ghost* ghost = ghosts_.find(ghost_key_of(id)); ghost != nullptr) {
+    const uint64_t ghost_key = ghost_key_of(id);
+    if (const std::optional<Ghost> ghost = ghosts_.find(ghost_key); ghost.has_value()) {
       order_.policy().returned(ghost->queue, now_ns_ - ghost->last_use_ns);
       n.hits = ghost->hits + 1;
-      ghosts_.remove(ghost->key);
+      ghosts_.remove(ghost_key);
     }
     place_by_use(id);
     ++num_nodes_;
@@ -329,19 +330,20 @@ uint64_t PrefixIndex::tail_ghost_key(const BlockKey& parent, std::span<const Tok
   return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), ghost_key(parent));
 }
 
-const Ghost* PrefixIndex::tail_ghost(NodeId parent, std::span<const TokenId> tokens) const {
+std::optional<Ghost> PrefixIndex::tail_ghost(NodeId parent, std::span<const TokenId> tokens) const {
   for (size_t length = std::min(tokens.size(), static_cast<size_t>(block_tokens_) - 1); length > 0;
        --length) {
-    const Ghost* ghost = ghosts_.find(tail_ghost_key(key(parent), tokens.first(length)));
-    if (ghost != nullptr) return ghost;
+    const std::optional<Ghost> ghost =
+        ghosts_.find(tail_ghost_key(key(parent), tokens.first(length)));
+    if (ghost.has_value()) return ghost;
   }
-  return nullptr;
+  return std::nullopt;
 }
 
 void PrefixIndex::remember(NodeId node, GoneReason reason) {
   const Node& n = at(node);
-  ghosts_.add({.key = ghost_key_of(node),
-               .last_use_ns = n.last_use_ns,
+  ghosts_.add(ghost_key_of(node),
+              {.last_use_ns = n.last_use_ns,
                .hits = n.hits,
                .queue = n.queue,
                .reason = n.priority == kExpiredPriority ? GoneReason::kExpired : reason});

@@ -185,10 +185,10 @@ class PrefixIndex {
   }
   size_t index_bytes() const;  // UNITS: bytes of bookkeeping
   std::string_view policy_name() const { return order_.policy().name(); }
-  // What became of a block that is not in the index; null when it never was, or long ago.
-  const Ghost* ghost(const BlockKey& key) const { return ghosts_.find(ghost_key(key)); }
+  // What became of a block that is not in the index; nothing when it never was, or long ago.
+  std::optional<Ghost> ghost(const BlockKey& key) const { return ghosts_.find(ghost_key(key)); }
   // The same of the longest tail after `parent` that `tokens` begin with.
-  const Ghost* tail_ghost(NodeId parent, std::span<const TokenId> tokens) const;
+  std::optional<Ghost> tail_ghost(NodeId parent, std::span<const TokenId> tokens) const;
   // The child of `parent` that begins like `tokens`, and for how many of them.
   std::pair<std::optional<NodeId>, int> nearest_child(NodeId parent,
                                                       std::span<const TokenId> tokens) const;

@@ -8,7 +8,8 @@ namespace quipu {
 
 namespace {
 
-constexpr double kFirstEdgeNs = 64e6;
+// 2^26 ns, about 67 ms.
+constexpr int kFirstEdgeBits = 26;
 // The prior: as if so many blocks had been seen, of which alpha * (1 + times found) / (60 s + age)
 // return per second at an age (Lomax's law).
 constexpr double kPriorBlocks = 50;
@@ -23,8 +24,11 @@ constexpr double kWaitsMax = 1 << 18;
 
 ReusePolicy::ReusePolicy() : classes_(kQueues) {
   edges_s_[0] = 0;
-  for (int i = 1; i <= kBuckets; ++i)
-    edges_s_[static_cast<size_t>(i)] = kFirstEdgeNs * 1e-9 * std::exp2((i - 1) / 4.0);
+  for (int i = 1; i <= kBuckets; ++i) {
+    const int quarters = (i - 1) % 4, doublings = (i - 1) / 4;
+    edges_s_[static_cast<size_t>(i)] =
+        std::ldexp(1 + quarters / 4.0, kFirstEdgeBits + doublings) * 1e-9;
+  }
   for (int queue = 0; queue < kQueues; ++queue) compute_rates(queue);
 }
 
@@ -36,9 +40,11 @@ int ReusePolicy::queue_of(const NodeUse& use) const {
 }
 
 int ReusePolicy::bucket_of(int64_t age_ns) {
-  const auto age = static_cast<double>(age_ns);
-  if (age < kFirstEdgeNs) return 0;
-  return std::min(1 + static_cast<int>(4 * std::log2(age / kFirstEdgeNs)), kBuckets - 1);
+  if (age_ns < (int64_t{1} << kFirstEdgeBits)) return 0;
+  // The two bits after the highest one say in which quarter of a doubling the age lies.
+  const int doublings = static_cast<int>(std::bit_width(static_cast<uint64_t>(age_ns))) - 1;
+  const auto quarters = static_cast<int>((age_ns >> (doublings - 2)) & 3);
+  return std::min(1 + 4 * (doublings - kFirstEdgeBits) + quarters, kBuckets - 1);
 }
 
 double ReusePolicy::worth_now(int queue, double worth, int64_t now_ns) {

@@ -48,7 +48,7 @@ class ReusePolicy : public EvictionPolicy {
   static constexpr int kHitClasses = 5;       // 0, 1, 2, 3, more
   static constexpr int kPositionClasses = 5;  // up to 1k, 2k, 4k, 8k tokens, more
   static constexpr int kQueues = kHitClasses * kPositionClasses;
-  // Four buckets per doubling of the age, from 64 ms to 10 days.
+  // Four buckets per doubling of the age, from 67 ms to 10 days.
   static constexpr int kBuckets = 96;
 
   struct Class {

@@ -40,18 +40,20 @@ TEST(ReusePolicy, LearnsThatABlockAboutToComeBackIsWorthMoreThanANewOne) {
 
 TEST(GhostRecord, RemembersTheLatestAndForgetsTheOldest) {
   GhostRecord ghosts(4);
-  for (uint64_t key = 1; key <= 6; ++key)
-    ghosts.add({.key = key, .last_use_ns = static_cast<int64_t>(key)});
-  ghosts.add({.key = 5, .last_use_ns = 50});
-  EXPECT_EQ(ghosts.find(1), nullptr);
-  ASSERT_NE(ghosts.find(5), nullptr);
-  EXPECT_EQ(ghosts.find(5)->last_use_ns, 50);
-  ASSERT_NE(ghosts.find(6), nullptr);
-  ghosts.remove(6);
-  EXPECT_EQ(ghosts.find(6), nullptr);
-  for (uint64_t key = 100; key < 1000; ++key) ghosts.add({.key = key});
-  EXPECT_EQ(ghosts.find(5), nullptr);
-  EXPECT_LE(ghosts.size(), 4u);
+  const auto key = [](uint64_t id) { return id << 40; };
+  for (uint64_t id = 1; id <= 6; ++id) ghosts.add(key(id), {.hits = static_cast<int32_t>(id)});
+  ghosts.add(key(5), {.last_use_ns = 10 * kSecond, .hits = 50, .queue = 7});
+  EXPECT_FALSE(ghosts.find(key(1)).has_value());
+  ASSERT_TRUE(ghosts.find(key(5)).has_value());
+  EXPECT_EQ(ghosts.find(key(5))->hits, 50);
+  EXPECT_EQ(ghosts.find(key(5))->queue, 7);
+  EXPECT_NEAR(static_cast<double>(ghosts.find(key(5))->last_use_ns), 10e9, 0.1e9);
+  ASSERT_TRUE(ghosts.find(key(6)).has_value());
+  ghosts.remove(key(6));
+  EXPECT_FALSE(ghosts.find(key(6)).has_value());
+  for (uint64_t id = 100; id < 1000; ++id) ghosts.add(key(id), {});
+  EXPECT_FALSE(ghosts.find(key(5)).has_value());
+  EXPECT_EQ(ghosts.bytes(), 64u);
 }
 
 }  // namespace
