@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/units.h"
+#include "format/fingerprint.h"
 
 namespace quipu {
 
@@ -82,8 +83,12 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   const int64_t begin_ns = loaded->clock.now_ns();
   const int threads =
       options.threads > 0 ? options.threads : std::max(1, detect_cpu_features().logical_cpus);
-  QUIPU_ASSIGN_OR_RETURN(loaded->file, open_model_file(options.model, {.weights = options.weights,
-                                                                       .threads = threads}));
+  QUIPU_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelFile> opened,
+      open_model_file(options.model, {.weights = options.weights, .threads = threads}));
+  auto file = std::make_unique<FingerprintedFile>(std::move(opened));
+  const FingerprintedFile& fingerprinted = *file;
+  loaded->file = std::move(file);
   QUIPU_ASSIGN_OR_RETURN(loaded->backend,
                          make_cpu_backend({.threads = threads, .isa = options.isa}));
   QUIPU_ASSIGN_OR_RETURN(loaded->tokenizer, load_tokenizer(*loaded->file, options.pre_tokenizer));
@@ -100,6 +105,14 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   QUIPU_RETURN_IF_ERROR(options.kv_format.check(config.block_count));
   KvChoice kv = choose_kv_memory(options, config, context);
   loaded->kv_note = std::move(kv.note);
+  if (options.kv_host_bytes > 0 && options.kv_cache) {
+    loaded->host_tier = std::make_unique<HostTier>(options.kv_host_bytes);
+    loaded->kv_note += fmt::format("; {} for evicted blocks", format_bytes(options.kv_host_bytes));
+  }
+  // Instruction sets add in different orders, so their keys and values differ in the last bits.
+  QUIPU_ASSIGN_OR_RETURN(const Isa isa, choose_isa(options.isa));
+  const std::string fingerprint =
+      fmt::format("{} {}", fingerprinted.fingerprint(), isa_name(isa));
   const EngineConfig engine = {.context_length = context,
                                .kv_format = options.kv_format,
                                .block_tokens = options.block_tokens,
@@ -107,7 +120,10 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                                .input_kv_bytes = kv.input_bytes,
                                .prefill_chunk_max = options.prefill_chunk,
                                .sequences_max = options.sequences_max,
-                               .keep_kv = options.kv_cache};
+                               .keep_kv = options.kv_cache,
+                               .kv_policy = options.kv_policy,
+                               .tier = loaded->host_tier.get(),
+                               .fingerprint = fingerprint};
   QUIPU_ASSIGN_OR_RETURN(loaded->engine,
                          Engine::create(*loaded->model, *loaded->backend, engine, loaded->clock));
   loaded->load_ms = elapsed_ms(begin_ns, loaded->clock.now_ns());

@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "format/gguf_writer.h"
 #include "format/model_file.h"
+#include "kv/host_tier.h"
 #include "model/model.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -30,6 +31,7 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;  // null when the model has no vocabulary
   // Of an encoder's input, where it is not the decoder's; null: `tokenizer` serves both.
   std::unique_ptr<Tokenizer> input_tokenizer;
+  std::unique_ptr<HostTier> host_tier;  // null unless asked for
   std::unique_ptr<Engine> engine;
   double load_ms = 0;
   // What was chosen and why, in one line for the user ("KV cache: 448 MiB for 4,096 tokens ...").

@@ -57,6 +57,7 @@ Request make_request(const LoadedModel& model, std::vector<TokenId> prompt,
   set_prompt(model.model->config(), std::move(prompt), request);
   request.sampling = params.sampling;
   request.max_tokens = params.max_tokens;
+  request.explain_cache = params.explain_cache;
   if (model.tokenizer != nullptr && !params.ignore_eos)
     request.stop_tokens.assign(model.tokenizer->eos_ids().begin(),
                                model.tokenizer->eos_ids().end());
@@ -80,6 +81,7 @@ Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> promp
   GenerationResult result;
   Request request = make_request(model, std::move(prompt), params);
   const RequestId id = request.id;
+  result.prompt_ids = request.prompt;
   if (params.hash_logits) {
     request.logits_wanted = LogitsWanted::kSampled;
     request.on_logits = [&result](int64_t, std::span<const float> logits) {

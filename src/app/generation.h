@@ -20,11 +20,12 @@ struct GenerationParams {
   bool ignore_eos = false;
   bool skip_special = true;  // leave special tokens out of the text
   bool hash_logits = false;  // fill GenerationResult::logits_hash
+  bool explain_cache = false;  // fill all of RequestStats::reuse
 };
 
 struct GenerationResult {
   std::string text;
-  std::vector<TokenId> token_ids;
+  std::vector<TokenId> prompt_ids, token_ids;
   FinishReason finish = FinishReason::kNone;
   RequestStats stats;
   // XXH3-64 over the logits every output token was chosen from, in order; the same for any number

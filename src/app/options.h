@@ -22,6 +22,8 @@ struct ModelOptions {
   std::optional<uint64_t> kv_bytes;  // nothing: chosen from the context and the free memory
   KvFormats kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
+  std::string kv_policy = "reuse";  // of eviction
+  uint64_t kv_host_bytes = 0;       // for evicted blocks in compact form; 0: none are kept
   bool kv_cache = true;  // false: recompute everything at every step
   int prefill_chunk = 512;
   int sequences_max = 64;

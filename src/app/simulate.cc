@@ -108,7 +108,9 @@ class Simulation {
 
   void step() {
     scheduler_.plan(plan_);
-    clock_.advance_ns(static_cast<int64_t>(step_seconds(options_.machine, plan_) * 1e9));
+    const double seconds = step_seconds(options_.machine, plan_);
+    clock_.advance_ns(static_cast<int64_t>(seconds * 1e9));
+    measure_waste(seconds);
     // Outputs never meet in the cache: each token is new, outside the range of the prompts' ids.
     next_tokens_.clear();
     for (size_t i = 0; i < plan_.sequences.size(); ++i)
@@ -128,7 +130,18 @@ class Simulation {
     }
   }
 
+  void measure_waste(double seconds) {
+    int64_t held = 0, used = 0;
+    for (const ScheduledSequence& scheduled : plan_.sequences) {
+      held += scheduled.sequence->kv.tables.front().capacity();
+      used += scheduled.sequence->num_tokens();
+    }
+    held_token_s_ += seconds * static_cast<double>(held);
+    used_token_s_ += seconds * static_cast<double>(used);
+  }
+
   SimulationResult finish() {
+    if (held_token_s_ > 0) result_.waste = 1 - used_token_s_ / held_token_s_;
     const KvCounters& counters = scheduler_.cache().counters();
     result_.computed_tokens = result_.input_tokens - result_.reused_tokens;
     result_.evicted_blocks = counters.blocks_evicted;
@@ -155,6 +168,7 @@ class Simulation {
   std::vector<double> ttft_s_;
   size_t next_ = 0;
   int32_t output_count_ = 0;
+  double held_token_s_ = 0, used_token_s_ = 0;
   SimulationResult result_;
 };
 
@@ -179,7 +193,8 @@ Result<SimulationResult> simulate(const std::vector<TraceRequest>& trace,
                                   const SimulationOptions& options) {
   if (make_eviction_policy(options.policy) == nullptr) {
     return make_error(ErrorCode::kInvalidArgument,
-                      "'{}' is not an eviction policy; known: lru, cost", options.policy);
+                      "'{}' is not an eviction policy; known: {}", options.policy,
+                      kEvictionPolicyNames);
   }
   if (options.kv_tokens < options.block_tokens ||
       options.kv_tokens / options.block_tokens > (int64_t{1} << 30)) {

@@ -67,6 +67,9 @@ struct SimulationResult {
   int64_t reused_tokens = 0;    // of the input, found in the cache
   int64_t computed_tokens = 0;  // of input, including what was computed again after a preemption
   int64_t evicted_blocks = 0, folded_blocks = 0, preemptions = 0;
+  // Room in the last blocks of running requests that holds no token, as a share of the room they
+  // hold, averaged over simulated time.
+  double waste = 0;
   double simulated_s = 0;
   double wall_s = 0;
   double ttft_p50_s = 0, ttft_p90_s = 0, ttft_p99_s = 0;

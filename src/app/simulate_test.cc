@@ -42,7 +42,7 @@ TEST(Simulate, ALargeCacheReusesEverythingThatCameBefore) {
 
 TEST(Simulate, NoPolicyBeatsTheOptimumAndASmallCacheEvicts) {
   const std::vector<TraceRequest> trace = conversations(6, 2);
-  for (const char* policy : {"lru", "cost"}) {
+  for (const char* policy : {"lru", "cost", "reuse"}) {
     for (const int64_t tokens : {8'192, 16'384, 32'768}) {
       const SimulationResult result = *simulate(trace, {.kv_tokens = tokens, .policy = policy});
       EXPECT_EQ(result.requests, 60);

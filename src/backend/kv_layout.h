@@ -54,6 +54,9 @@ inline constexpr int kKvTileTokens = 16;
 inline constexpr int kKvKeyGroup = 32;    // int4: elements of a key that share a scale
 inline constexpr int kKvValueGroup = 64;  // and of a value
 
+// Counts up when the bytes of a block change their meaning: part of every block's key.
+inline constexpr int kKvLayoutVersion = 1;
+
 enum class KvFormat : uint8_t { kF32, kBF16, kInt8, kInt4 };
 
 inline constexpr std::array kKvFormats = {KvFormat::kF32, KvFormat::kBF16, KvFormat::kInt8,

@@ -2,6 +2,7 @@
 // turns before it, and says how many tokens that saved.
 #include <iostream>
 
+#include "cli/cache_report.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/report.h"
@@ -15,6 +16,7 @@ struct ChatFlags {
   OutputOptions output;
   std::string system;
   int64_t max_tokens = 1024;
+  bool explain_cache = false;
 };
 
 constexpr const char* kHelp =
@@ -58,7 +60,8 @@ class Conversation {
  private:
   Result<GenerationResult> answer(InterruptGuard& interrupt) {
     QUIPU_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, encode_chat(model_, messages_));
-    const GenerationParams params = {.sampling = sampling_, .max_tokens = flags_.max_tokens};
+    const GenerationParams params = {.sampling = sampling_, .max_tokens = flags_.max_tokens,
+                                     .explain_cache = flags_.explain_cache};
     return generate(model_, std::move(prompt), params, [&](std::string_view delta) {
       if (!flags_.output.json) print_out(delta);
       return !interrupt.interrupted();
@@ -67,7 +70,9 @@ class Conversation {
 
   void report(const GenerationResult& result) {
     if (flags_.output.json) {
-      print_json(generation_to_json(model_, result, sampling_.seed));
+      nlohmann::ordered_json object = generation_to_json(model_, result, sampling_.seed);
+      if (flags_.explain_cache) object["cache"] = explanation_to_json(model_, result);
+      print_json(object);
       return;
     }
     print_out("\n");
@@ -77,6 +82,7 @@ class Conversation {
                     result.tokens_read(), result.tokens_cached(), result.stats.completion_tokens,
                     result.decode_tokens_per_s(), result.prefill_ms(),
                     result.finish == FinishReason::kContextFull ? "; the context is full" : ""));
+    if (flags_.explain_cache) print_explanation(model_, result);
   }
 
   LoadedModel& model_;
@@ -142,6 +148,8 @@ void add_chat_command(CLI::App& app, int& exit_code) {
   command->add_option("-n,--max-tokens,--n-predict", flags->max_tokens, "Most tokens of one answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
+  command->add_flag("--explain-cache", flags->explain_cache,
+                    "Say after each turn what was reused, and why not more");
   add_sampling_flags(*command, flags->sampling);
   add_model_flags(*command, flags->model);
   add_output_flags(*command, flags->output);

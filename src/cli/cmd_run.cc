@@ -1,7 +1,10 @@
-// quipu run: one prompt in, streamed text out.
+// quipu run: prompts in, streamed text out. Several prompts run one after the other in one engine, so
+// that each can reuse what those before it left in the cache.
+#include <algorithm>
 #include <iostream>
 #include <iterator>
 
+#include "cli/cache_report.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/report.h"
@@ -15,24 +18,41 @@ struct RunFlags {
   ModelOptions model;
   SamplingFlags sampling;
   OutputOptions output;
-  std::string prompt, file, tokens, system;
-  bool has_prompt = false, chat = false, echo = false, ignore_eos = false, special = false;
+  std::vector<std::string> prompts;
+  std::string file, tokens, system;
+  bool chat = false, echo = false, ignore_eos = false, special = false;
+  bool explain_cache = false, stats = false;
   int64_t max_tokens = 512;
   std::vector<std::string> stop;
 };
 
-Result<std::string> read_prompt(const RunFlags& flags) {
-  if (!flags.file.empty()) {
-    if (flags.has_prompt)
-      return make_error(ErrorCode::kInvalidArgument, "give a PROMPT or -f FILE, not both");
-    return read_file(flags.file, kPromptBytesMax);
-  }
-  if (flags.has_prompt && flags.prompt != "-") return flags.prompt;
-  if (stdin_is_terminal() && !flags.has_prompt) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "no prompt: give one as an argument, with -f FILE, or on standard input");
-  }
+std::string read_standard_input() {
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
+}
+
+// The prompts' texts; one empty text when the prompt is given as token ids.
+Result<std::vector<std::string>> read_prompts(const RunFlags& flags) {
+  if (!flags.tokens.empty()) return std::vector<std::string>{""};
+  if (!flags.file.empty()) {
+    if (!flags.prompts.empty())
+      return make_error(ErrorCode::kInvalidArgument, "give a PROMPT or -f FILE, not both");
+    QUIPU_ASSIGN_OR_RETURN(std::string text, read_file(flags.file, kPromptBytesMax));
+    return std::vector<std::string>{std::move(text)};
+  }
+  if (flags.prompts.empty()) {
+    if (stdin_is_terminal()) {
+      return make_error(ErrorCode::kInvalidArgument,
+                        "no prompt: give one as an argument, with -f FILE, or on standard input");
+    }
+    return std::vector<std::string>{read_standard_input()};
+  }
+  std::vector<std::string> prompts = flags.prompts;
+  if (std::count(prompts.begin(), prompts.end(), "-") > 1)
+    return make_error(ErrorCode::kInvalidArgument, "standard input (-) can be only one prompt");
+  for (std::string& prompt : prompts) {
+    if (prompt == "-") prompt = read_standard_input();
+  }
+  return prompts;
 }
 
 // The prompt's token ids: given as ids, as text, or as one user message in the chat template.
@@ -48,15 +68,43 @@ Result<std::vector<TokenId>> prompt_tokens(const RunFlags& flags, const LoadedMo
   return encode_chat(model, messages);
 }
 
+// One prompt from its text to its report.
+Status run_prompt(const RunFlags& flags, const SamplingParams& sampling, LoadedModel& model,
+                  const std::string& text, const InterruptGuard& interrupt) {
+  QUIPU_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, prompt_tokens(flags, model, text));
+  const GenerationParams params = {.sampling = sampling,
+                                   .max_tokens = flags.max_tokens,
+                                   .stop = flags.stop,
+                                   .ignore_eos = flags.ignore_eos,
+                                   .skip_special = !flags.special,
+                                   .hash_logits = flags.output.json,
+                                   .explain_cache = flags.explain_cache};
+  const bool stream = !flags.output.json;
+  if (stream && flags.echo) print_out(text);
+  QUIPU_ASSIGN_OR_RETURN(const GenerationResult result,
+                         generate(model, std::move(prompt), params, [&](std::string_view delta) {
+                           if (stream) print_out(delta);
+                           return !interrupt.interrupted();
+                         }));
+  if (flags.output.json) {
+    nlohmann::ordered_json object = generation_to_json(model, result, sampling.seed);
+    if (flags.explain_cache) object["cache"] = explanation_to_json(model, result);
+    if (flags.stats) object["stats"] = statistics_to_json(model.engine->statistics());
+    print_json(object);
+    return Status::ok_status();
+  }
+  if (model.tokenizer == nullptr) print_out(join_ids(result.token_ids));
+  print_out("\n");
+  print_statistics(flags.output, model, result, sampling.seed);
+  if (flags.explain_cache) print_explanation(model, result);
+  return Status::ok_status();
+}
+
 int run_command(RunFlags& flags) {
   const Result<SamplingParams> given = flags.sampling.resolve();
   if (!given.ok()) return report_error(given.status());  // before a model is loaded in vain
-  std::string text;
-  if (flags.tokens.empty()) {
-    Result<std::string> read = read_prompt(flags);
-    if (!read.ok()) return report_error(read.status());
-    text = std::move(*read);
-  }
+  const Result<std::vector<std::string>> prompts = read_prompts(flags);
+  if (!prompts.ok()) return report_error(prompts.status());
   Result<std::unique_ptr<LoadedModel>> loaded = load_for_command(flags.model, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
   LoadedModel& model = **loaded;
@@ -64,32 +112,14 @@ int run_command(RunFlags& flags) {
   if (!defaults.ok()) return report_error(defaults);
   const Result<SamplingParams> sampling = flags.sampling.resolve();
   if (!sampling.ok()) return report_error(sampling.status());
-  Result<std::vector<TokenId>> prompt = prompt_tokens(flags, model, text);
-  if (!prompt.ok()) return report_error(prompt.status());
-
-  const GenerationParams params = {.sampling = *sampling,
-                                   .max_tokens = flags.max_tokens,
-                                   .stop = flags.stop,
-                                   .ignore_eos = flags.ignore_eos,
-                                   .skip_special = !flags.special,
-                                   .hash_logits = flags.output.json};
   const InterruptGuard interrupt;
-  const bool stream = !flags.output.json;
-  if (stream && flags.echo) print_out(text);
-  const Result<GenerationResult> result =
-      generate(model, std::move(*prompt), params, [&](std::string_view delta) {
-        if (stream) print_out(delta);
-        return !interrupt.interrupted();
-      });
-  if (!result.ok()) return report_error(result.status());
-  if (flags.output.json) {
-    print_json(generation_to_json(model, *result, sampling->seed));
-  } else {
-    if (model.tokenizer == nullptr) print_out(join_ids(result->token_ids));
-    print_out("\n");
-    print_statistics(flags.output, model, *result, sampling->seed);
+  for (const std::string& text : *prompts) {
+    const Status status = run_prompt(flags, *sampling, model, text, interrupt);
+    if (!status.ok()) return report_error(status);
+    if (interrupt.interrupted()) return kExitInterrupted;
   }
-  return interrupt.interrupted() ? kExitInterrupted : kExitOk;
+  if (flags.stats && !flags.output.json) print_cache_statistics(model.engine->statistics());
+  return kExitOk;
 }
 
 }  // namespace
@@ -97,8 +127,8 @@ int run_command(RunFlags& flags) {
 void add_run_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command = app.add_subcommand("run", "Continue a prompt and stream the text");
-  CLI::Option* prompt =
-      command->add_option("PROMPT", flags->prompt, "The prompt; - or nothing reads standard input");
+  command->add_option("PROMPT", flags->prompts,
+                      "Prompts, run one after the other; - or nothing reads standard input");
   command->add_option("-f,--file", flags->file, "Read the prompt from a file");
   command->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3");
   command->add_option("-n,--max-tokens,--n-predict", flags->max_tokens, "Most tokens of output")
@@ -112,14 +142,14 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_flag("--echo", flags->echo, "Print the prompt before the output");
   command->add_flag("--ignore-eos", flags->ignore_eos, "Go on after the end-of-text token");
   command->add_flag("--special", flags->special, "Show special tokens in the output");
+  command->add_flag("--explain-cache", flags->explain_cache,
+                    "Say what each prompt reused, and why not more");
+  command->add_flag("--stats", flags->stats, "Print the counters of the cache");
   add_sampling_flags(*command, flags->sampling);
   add_model_flags(*command, flags->model);
   add_output_flags(*command, flags->output);
   add_environment_names(*command);
-  command->callback([flags, prompt, &exit_code] {
-    flags->has_prompt = prompt->count() > 0;
-    exit_code = run_command(*flags);
-  });
+  command->callback([flags, &exit_code] { exit_code = run_command(*flags); });
 }
 
 }  // namespace quipu

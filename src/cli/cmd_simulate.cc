@@ -1,4 +1,6 @@
 // quipu simulate: what a KV cache of a given size saves on a trace of requests.
+#include <functional>
+
 #include "app/line_plot.h"
 #include "app/simulate.h"
 #include "base/units.h"
@@ -11,9 +13,9 @@ namespace quipu {
 namespace {
 
 struct SimulateFlags {
-  std::filesystem::path trace, model, plot;
+  std::filesystem::path trace, model, plot, ttft_plot;
   std::vector<std::string> kv_memory = {"16GiB", "64GiB", "256GiB", "1TiB"};
-  std::vector<std::string> policies = {"lru", "cost"};
+  std::vector<std::string> policies = {"lru", "cost", "reuse"};
   double kv_bytes_per_token = 0;
   int64_t requests_max = 0;
   SimulationOptions options;
@@ -73,6 +75,7 @@ nlohmann::ordered_json result_to_json(const SimulationResult& r, double kv_bytes
   object["evicted_blocks"] = r.evicted_blocks;
   object["folded_blocks"] = r.folded_blocks;
   object["preemptions"] = r.preemptions;
+  object["waste"] = r.waste;
   object["ttft_s"] = {{"p50", r.ttft_p50_s}, {"p90", r.ttft_p90_s}, {"p99", r.ttft_p99_s}};
   object["output_tokens_per_s"] = r.output_tokens_per_s;
   object["simulated_s"] = r.simulated_s;
@@ -81,9 +84,9 @@ nlohmann::ordered_json result_to_json(const SimulationResult& r, double kv_bytes
 }
 
 void print_table(const std::vector<SimulationResult>& results, double kv_bytes_per_token) {
-  print_out(fmt::format("{:>10} {:>8} {:>8} {:>10} {:>10} {:>9} {:>9} {:>9} {:>8} {:>8}\n",
-                        "memory", "policy", "hits", "saved", "evicted", "ttft p50", "p90", "p99",
-                        "out/s", "wall"));
+  print_out(fmt::format(
+      "{:>10} {:>8} {:>8} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}\n", "memory", "policy",
+      "hits", "saved", "evicted", "preempted", "ttft p50", "p90", "p99", "out/s", "wall"));
   for (const SimulationResult& r : results) {
     const auto bytes = static_cast<uint64_t>(static_cast<double>(r.kv_tokens) * kv_bytes_per_token);
     print_out(fmt::format("{:>10} {:>8} {:>7.1f}% {:>9.1f}M", format_bytes(bytes), r.policy,
@@ -92,34 +95,64 @@ void print_table(const std::vector<SimulationResult>& results, double kv_bytes_p
       print_out("\n");
       continue;
     }
-    print_out(fmt::format(" {:>10} {:>8.2f}s {:>8.2f}s {:>8.2f}s {:>8.1f} {:>7.1f}s\n",
-                          r.evicted_blocks, r.ttft_p50_s, r.ttft_p90_s, r.ttft_p99_s,
+    print_out(fmt::format(" {:>10} {:>9} {:>8.2f}s {:>8.2f}s {:>8.2f}s {:>8.1f} {:>7.1f}s\n",
+                          r.evicted_blocks, r.preemptions, r.ttft_p50_s, r.ttft_p90_s, r.ttft_p99_s,
                           r.output_tokens_per_s, r.wall_s));
   }
 }
 
-Status write_plot(const SimulateFlags& flags, const std::vector<SimulationResult>& results) {
-  LinePlot plot = {.title = "Share of prompt tokens found in the cache",
-                   .x_label = "KV memory (GiB)",
-                   .y_label = "hit ratio",
-                   .log_x = true,
-                   .percent_y = true};
-  std::vector<std::string> policies = flags.policies;
-  policies.push_back("optimum");
+// One line per policy over the memory. `value` of a result is the height.
+Status write_plot(const SimulateFlags& flags, const std::vector<SimulationResult>& results,
+                  LinePlot plot, const std::filesystem::path& path,
+                  const std::vector<std::string>& policies,
+                  const std::function<double(const SimulationResult&)>& value) {
+  plot.x_label = "KV memory (GiB)";
+  plot.log_x = true;
   for (const std::string& policy : policies) {
     PlotLine line{policy, {}};
     for (const SimulationResult& r : results) {
       if (r.policy != policy) continue;
       const double bytes =
           static_cast<double>(r.kv_tokens) * flags.options.machine.kv_bytes_per_token;
-      line.points.emplace_back(bytes / static_cast<double>(kGiB), r.hit_ratio());
+      line.points.emplace_back(bytes / static_cast<double>(kGiB), value(r));
     }
     std::ranges::sort(line.points);
     plot.lines.push_back(std::move(line));
   }
-  QUIPU_ASSIGN_OR_RETURN(AtomicFileWriter file, AtomicFileWriter::create(flags.plot));
+  QUIPU_ASSIGN_OR_RETURN(AtomicFileWriter file, AtomicFileWriter::create(path));
   QUIPU_RETURN_IF_ERROR(file.write(render_svg(plot)));
   return file.finish();
+}
+
+Status write_plots(const SimulateFlags& flags, const std::vector<SimulationResult>& results) {
+  if (!flags.plot.empty()) {
+    std::vector<std::string> policies = flags.policies;
+    policies.push_back("optimum");
+    QUIPU_RETURN_IF_ERROR(write_plot(flags, results,
+                                     {.title = "Share of prompt tokens found in the cache",
+                                      .y_label = "hit ratio",
+                                      .percent_y = true},
+                                     flags.plot, policies,
+                                     [](const SimulationResult& r) { return r.hit_ratio(); }));
+  }
+  if (flags.ttft_plot.empty()) return Status::ok_status();
+  return write_plot(flags, results,
+                    {.title = "Time to first token, median", .y_label = "seconds"},
+                    flags.ttft_plot, flags.policies,
+                    [](const SimulationResult& r) { return r.ttft_p50_s; });
+}
+
+// A machine that is slower than its requests come in answers nothing about times.
+void warn_if_overloaded(const SimulateFlags& flags, const std::vector<SimulationResult>& results) {
+  constexpr double kLongWaitS = 60;
+  for (const SimulationResult& r : results) {
+    if (r.ttft_p50_s < kLongWaitS) continue;
+    print_note(flags.output,
+               "The machine of the cost model is slower than the trace: requests wait for minutes, "
+               "and times say little. --flops and --bandwidth make it faster, --speed 0.1 the "
+               "trace slower.");
+    return;
+  }
 }
 
 int simulate_command(SimulateFlags& flags) {
@@ -142,11 +175,9 @@ int simulate_command(SimulateFlags& flags) {
   } else {
     print_table(*results, per_token);
   }
-  if (!flags.plot.empty()) {
-    const Status written = write_plot(flags, *results);
-    if (!written.ok()) return report_error(written);
-  }
-  return kExitOk;
+  warn_if_overloaded(flags, *results);
+  const Status written = write_plots(flags, *results);
+  return written.ok() ? kExitOk : report_error(written);
 }
 
 }  // namespace
@@ -164,7 +195,7 @@ void add_simulate_command(CLI::App& app, int& exit_code) {
   command->add_option("--kv-memory", flags->kv_memory, "Cache sizes to try, such as 16GiB,64GiB")
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--policy", flags->policies, "Eviction policies to compare: lru, cost")
+  command->add_option("--policy", flags->policies, "Eviction policies to compare: lru, cost, reuse")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("-m,--model", flags->model,
@@ -193,6 +224,8 @@ void add_simulate_command(CLI::App& app, int& exit_code) {
   command->add_option("--requests", flags->requests_max, "Only the first N requests")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--plot", flags->plot, "Write the hit ratios as an SVG picture");
+  command->add_option("--plot-ttft", flags->ttft_plot,
+                      "Write the times to the first token as an SVG picture");
   add_output_flags(*command, flags->output);
   add_environment_names(*command);
   command->callback([flags, &exit_code] { exit_code = simulate_command(*flags); });

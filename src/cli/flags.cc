@@ -87,6 +87,15 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
       },
       "Memory for the KV cache, such as 4GiB (default: enough for the context)");
   add_kv_format_flag(command, [&options](KvFormats formats) { options.kv_format = formats; });
+  command.add_option_function<std::string>(
+      "--kv-host-memory",
+      [&options](const std::string& text) {
+        options.kv_host_bytes = value_or_throw("--kv-host-memory", parse_bytes(text));
+      },
+      "Memory for evicted blocks in compact form, such as 4GiB (default: none)");
+  command.add_option("--kv-policy", options.kv_policy, "Which cached blocks go first: reuse, cost, lru")
+      ->check(CLI::IsMember({"reuse", "cost", "lru"}))
+      ->capture_default_str();
   command.add_option("--kv-block", options.block_tokens, "Tokens per KV block")
       ->check(CLI::IsMember({16, 32, 64, 128, 256}));
   command.add_option_function<std::string>(

@@ -89,11 +89,14 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
   }
   KvCacheConfig cache = {.groups = {},
                          .block_tokens = config.block_tokens,
-                         .fingerprint = config.fingerprint + " kv " + spec.formats(),
+                         .fingerprint = fmt::format("{} kv {} layout {}", config.fingerprint,
+                                                    spec.formats(), kKvLayoutVersion),
                          .policy = config.kv_policy,
-                         .publish = config.keep_kv};
+                         .publish = config.keep_kv,
+                         .tier = config.keep_kv ? config.tier : nullptr};
   for (size_t g = 0; g < blocks.size(); ++g)
-    cache.groups.push_back({static_cast<int>(blocks[g]), spec.groups[g].lifetime});
+    cache.groups.push_back(
+        {static_cast<int>(blocks[g]), spec.groups[g].lifetime, spec.groups[g].block_bytes});
   return std::unique_ptr<Engine>(new Engine(model, backend, std::move(storage),
                                             std::move(input_storage), scheduler, cache, clock));
 }
@@ -102,10 +105,11 @@ Engine::Engine(Model& model, Backend& backend, KvStorage storage,
                std::unique_ptr<KvStorage> input_storage, const SchedulerConfig& config,
                const KvCacheConfig& cache, const Clock& clock)
     : model_(model),
+      clock_(clock),
       storage_(std::move(storage)),
       input_storage_(std::move(input_storage)),
       scheduler_(config, cache, clock),
-      runner_(model, backend, storage_, input_storage_.get()) {}
+      runner_(model, backend, storage_, input_storage_.get(), cache.tier, clock) {}
 
 Status Engine::submit(Request request) {
   const auto check = [](std::span<const TokenId> tokens, int64_t vocab_size) {
@@ -127,8 +131,52 @@ std::span<const StepEvent> Engine::step() {
   events_.clear();
   scheduler_.take_cancelled(events_);
   scheduler_.plan(plan_);
-  if (!plan_.empty()) scheduler_.commit(plan_, runner_.run(plan_), events_);
+  if (plan_.empty()) return events_;
+  const TransferStatistics before = runner_.transfers();
+  const int64_t begin_ns = clock_.now_ns();
+  const std::span<const TokenId> next_tokens = runner_.run(plan_);
+  measure(plan_, before, begin_ns);
+  scheduler_.commit(plan_, next_tokens, events_);
   return events_;
+}
+
+// Tells the cost model what a step that restored, or one that computed a prompt, has taken.
+void Engine::measure(const StepPlan& plan, const TransferStatistics& before, int64_t begin_ns) {
+  constexpr int64_t kPrefillTokensMin = 32;  // fewer are decoding, which costs more per token
+  const TransferStatistics& now = runner_.transfers();
+  KvCostModel& cost = scheduler_.cache().cost_model();
+  if (now.bytes_restored > before.bytes_restored) {
+    cost.measured_restore(now.bytes_restored - before.bytes_restored,
+                          now.restore_ns - before.restore_ns);
+  }
+  int64_t tokens = 0;
+  for (const ScheduledSequence& scheduled : plan.sequences) tokens += scheduled.num_tokens;
+  const int64_t transfer_ns =
+      now.restore_ns - before.restore_ns + now.store_ns - before.store_ns;
+  if (tokens >= kPrefillTokensMin)
+    cost.measured_recompute(tokens, clock_.now_ns() - begin_ns - transfer_ns);
+}
+
+EngineStatistics Engine::statistics() const {
+  const KvCache& cache = scheduler_.cache();
+  EngineStatistics statistics = {.cache = cache.counters(),
+                                 .scheduler = scheduler_.counters(),
+                                 .policy = std::string(cache.index().policy_name()),
+                                 .index_bytes = cache.index().index_bytes(),
+                                 .transfers = runner_.transfers()};
+  for (int group = 0; group < cache.num_groups(); ++group) {
+    const uint64_t block_bytes = storage_.spec().groups[static_cast<size_t>(group)].block_bytes;
+    statistics.groups.push_back({cache.lifetime(group), block_bytes, cache.block_states(group)});
+    statistics.indexed_bytes +=
+        block_bytes * static_cast<uint64_t>(cache.index().num_blocks(group));
+  }
+  if (const KvTier* tier = cache.tier(); tier != nullptr) {
+    statistics.tier = tier->stats();
+    statistics.tier_capacity_bytes = tier->capacity_bytes();
+  }
+  statistics.restore_ns_per_byte = cache.cost_model().restore_ns_per_byte();
+  statistics.recompute_ns_per_token = cache.cost_model().recompute_ns_per_token();
+  return statistics;
 }
 
 }  // namespace quipu

@@ -15,6 +15,7 @@
 #include "engine/kv_storage.h"
 #include "engine/model_runner.h"
 #include "engine/scheduler.h"
+#include "engine/statistics.h"
 #include "model/model.h"
 
 namespace quipu {
@@ -29,7 +30,8 @@ struct EngineConfig {
   int prefill_chunk_max = 512;
   int sequences_max = 64;
   bool keep_kv = true;             // SchedulerConfig::keep_kv
-  std::string kv_policy = "cost";  // of eviction: "cost" or "lru"
+  std::string kv_policy = "reuse";  // of eviction: one of kEvictionPolicyNames
+  KvTier* tier = nullptr;  // below the pools; must outlive the engine, and may be shared by no other
   std::string fingerprint;         // of the model; with the KV formats, part of every block's key
 };
 
@@ -49,6 +51,8 @@ class Engine {
   // Computes one step. SHAPE: result: what happened, valid until the next step().
   std::span<const StepEvent> step();
 
+  EngineStatistics statistics() const;
+
   const Scheduler& scheduler() const { return scheduler_; }
   Scheduler& scheduler() { return scheduler_; }
   const KvStorage& kv() const { return storage_; }
@@ -60,8 +64,10 @@ class Engine {
   Engine(Model& model, Backend& backend, KvStorage storage,
          std::unique_ptr<KvStorage> input_storage, const SchedulerConfig& config,
          const KvCacheConfig& cache, const Clock& clock);
+  void measure(const StepPlan& plan, const TransferStatistics& before, int64_t begin_ns);
 
   Model& model_;
+  const Clock& clock_;
   KvStorage storage_;
   std::unique_ptr<KvStorage> input_storage_;
   Scheduler scheduler_;

@@ -26,6 +26,19 @@ Result<KvStorage> KvStorage::create(Backend& backend, KvCacheSpec spec,
   return storage;
 }
 
+std::span<std::byte> KvStorage::block(int group, BlockId block) const {
+  const PagedKvView& view = views_[static_cast<size_t>(group)].kv;
+  return {view.base + static_cast<size_t>(block.value()) * view.block_bytes, view.block_bytes};
+}
+
+int KvStorage::element_bytes(int group) const {
+  switch (spec_.groups[static_cast<size_t>(group)].layers.front().layout.format) {
+    case KvFormat::kF32: return 4;
+    case KvFormat::kBF16: return 2;
+    default: return 1;
+  }
+}
+
 int KvStorage::blocks() const {
   int total = 0;
   for (const Pool& pool : pools_) total += pool.blocks;

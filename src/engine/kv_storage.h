@@ -24,6 +24,10 @@ class KvStorage {
   int blocks(int group) const { return pools_[static_cast<size_t>(group)].blocks; }
   int blocks() const;
   size_t bytes() const;
+  // The bytes of a block, and of one of its elements (1 for packed codes). For tiers: the memory must
+  // be the host's, as the CPU backend's is.
+  std::span<std::byte> block(int group, BlockId block) const;
+  int element_bytes(int group) const;
   KvCacheView view() const { return {.groups = views_, .layers = spec_.layers}; }
 
  private:

@@ -22,7 +22,9 @@ int first_logit_token(const ScheduledSequence& scheduled) {
 }  // namespace
 
 std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
-  if (!plan.copies.empty()) copy_blocks(plan.copies);
+  run_transfers(plan);
+  next_tokens_.clear();
+  if (plan.sequences.empty()) return next_tokens_;
   encode_inputs(plan);
   build_batch(plan);
   ForwardBatch batch = {.token_ids = token_ids_,
@@ -39,6 +41,31 @@ std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
   }
   consume_logits(plan, model_.forward(batch, storage_.view()));
   return next_tokens_;
+}
+
+// Stores first, loads last: kv/transfer.h says why.
+void ModelRunner::run_transfers(const StepPlan& plan) {
+  if (!plan.stores.empty()) {
+    backend_.synchronise();  // what earlier steps wrote is there
+    const int64_t begin_ns = clock_.now_ns();
+    for (const KvStore& store : plan.stores) {
+      const std::span<const std::byte> bytes = storage_.block(store.group, store.block);
+      tier_->store(store.key, bytes, storage_.element_bytes(store.group));
+      transfers_.bytes_stored += bytes.size();
+    }
+    transfers_.store_ns += clock_.now_ns() - begin_ns;
+  }
+  if (!plan.copies.empty()) copy_blocks(plan.copies);
+  if (!plan.loads.empty()) {
+    backend_.synchronise();  // the copies have read what the loads overwrite
+    const int64_t begin_ns = clock_.now_ns();
+    for (const KvLoad& load : plan.loads) {
+      const std::span<std::byte> bytes = storage_.block(load.group, load.block);
+      tier_->load(load.transfer, load.key, bytes);
+      transfers_.bytes_restored += bytes.size();
+    }
+    transfers_.restore_ns += clock_.now_ns() - begin_ns;
+  }
 }
 
 void ModelRunner::copy_blocks(std::span<const KvCopy> copies) {

@@ -8,6 +8,7 @@
 
 #include "engine/kv_storage.h"
 #include "engine/scheduler.h"
+#include "engine/statistics.h"
 #include "model/model.h"
 
 namespace quipu {
@@ -15,19 +16,25 @@ namespace quipu {
 class ModelRunner {
  public:
   // `inputs`: the storage of encoded inputs; null for models without an encoder.
-  ModelRunner(Model& model, Backend& backend, KvStorage& storage, KvStorage* inputs)
+  // OWNS: nothing; `tier` may be null when no plan has stores or loads.
+  ModelRunner(Model& model, Backend& backend, KvStorage& storage, KvStorage* inputs, KvTier* tier,
+              const Clock& clock)
       : model_(model),
         backend_(backend),
         storage_(storage),
         inputs_(inputs),
+        tier_(tier),
+        clock_(clock),
         group_arrays_(storage.spec().groups.size()) {}
 
-  // Copies blocks, computes the plan's tokens, shows wanted logits to their observers, and samples.
+  // Does the plan's transfers, computes its tokens, shows wanted logits to their observers, and samples.
   // SHAPE: result: one token per planned sequence (0 where none was chosen); valid until the next
   // run().
   std::span<const TokenId> run(const StepPlan& plan);
+  const TransferStatistics& transfers() const { return transfers_; }
 
  private:
+  void run_transfers(const StepPlan& plan);
   void copy_blocks(std::span<const KvCopy> copies);
   void encode_inputs(const StepPlan& plan);
   void build_batch(const StepPlan& plan);
@@ -40,6 +47,9 @@ class ModelRunner {
   Backend& backend_;
   KvStorage& storage_;
   KvStorage* inputs_;
+  KvTier* tier_;
+  const Clock& clock_;
+  TransferStatistics transfers_;
 
   // Where the tokens lie in one stream group. SHAPE: as in GroupBatch.
   struct GroupArrays {

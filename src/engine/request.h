@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/strong_id.h"
+#include "kv/explanation.h"
 #include "kv/prefix_index.h"
 #include "sample/sampling_params.h"
 
@@ -44,6 +45,7 @@ struct Request {
   // Prefixes are shared within a salt only; tenants get one each.
   std::string cache_salt;
   Retention retention;  // of what this request leaves in the cache
+  bool explain_cache = false;  // fill RequestStats::reuse with all that KvCache::explain() tells
   LogitsWanted logits_wanted = LogitsWanted::kNone;
   LogitsObserver on_logits;  // called on the engine thread, once per wanted position, in order
 };
@@ -55,6 +57,7 @@ struct RequestStats {
   int64_t cached_tokens = 0;  // prompt tokens whose keys and values were already there
   int64_t input_tokens = 0;   // of the encoder
   int64_t cached_input_tokens = 0;
+  KvExplanation reuse;        // where those came from, and why there were not more
   int preemptions = 0;
   int64_t submitted_ns = 0;
   std::optional<int64_t> started_ns;      // first scheduled

@@ -64,25 +64,30 @@ Status Scheduler::check_input(const Request& request) const {
   return Status::ok_status();
 }
 
+Status Scheduler::refuse(Status why) {
+  ++counters_.requests_refused;
+  return why;
+}
+
 Status Scheduler::submit(Request request) {
-  QUIPU_RETURN_IF_ERROR(request.sampling.validate());
-  QUIPU_RETURN_IF_ERROR(check_input(request));
+  if (Status valid = request.sampling.validate(); !valid.ok()) return refuse(std::move(valid));
+  if (Status valid = check_input(request); !valid.ok()) return refuse(std::move(valid));
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
   if (prompt_tokens == 0)
-    return make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+    return refuse(make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens"));
   const int64_t needed = prompt_tokens + (request.max_tokens > 0 ? 1 : 0);
   if (needed > config_.context_length) {
-    return make_error(ErrorCode::kResourceExhausted,
+    return refuse(make_error(ErrorCode::kResourceExhausted,
                       "the prompt has {} tokens and the context holds {}{}; shorten the prompt or "
                       "raise --ctx-size",
                       prompt_tokens, config_.context_length,
-                      request.max_tokens > 0 ? " with at least one of output" : "");
+                      request.max_tokens > 0 ? " with at least one of output" : ""));
   }
   if (needed > token_limit_) {
-    return make_error(
+    return refuse(make_error(
         ErrorCode::kResourceExhausted,
         "the prompt has {} tokens and the KV cache holds {} (in blocks of {}); raise --kv-memory",
-        prompt_tokens, token_limit_, cache_.block_tokens());
+        prompt_tokens, token_limit_, cache_.block_tokens()));
   }
   const int64_t tokens_max =
       prompt_tokens + std::min(request.max_tokens, token_limit_ - prompt_tokens);
@@ -94,6 +99,7 @@ Status Scheduler::submit(Request request) {
     // What the decoder computes depends on the input: equal prefixes of different inputs differ.
     sequence->kv.salt += "\ninput " + sequence->input_key.to_hex();
   }
+  ++counters_.requests_submitted;
   waiting_.push_back(std::move(sequence));
   return Status::ok_status();
 }
@@ -126,11 +132,13 @@ void Scheduler::take_cancelled(std::vector<StepEvent>& events) {
 
 void Scheduler::plan(StepPlan& plan) {
   plan.clear();
+  cache_.finish_transfers();
   int budget = config_.batch_tokens_max;
   schedule_running(plan, budget, /*decoding=*/true);
   schedule_running(plan, budget, /*decoding=*/false);
   admit_waiting(plan, budget);
-  QUIPU_CHECK(!plan.empty() || !has_work(), "{} running and {} waiting sequences cannot move",
+  cache_.take_transfers(plan.stores, plan.loads);
+  QUIPU_CHECK(!plan.empty() || !has_work() || cache_.has_promotions(), "{} running and {} waiting sequences cannot move",
               num_running(), num_waiting());
 }
 
@@ -153,7 +161,7 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
 void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
   for (auto next = waiting_.begin();
        next != waiting_.end() && budget > 0 && num_running() < config_.sequences_max;) {
-    if (waits_for_prefix(**next)) {
+    if (waits_for_prefix(**next) || waits_for_tier(**next)) {
       ++next;  // others may pass: it will need less when its time comes
       continue;
     }
@@ -175,7 +183,11 @@ void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
 bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
   if (!can_encode(sequence)) return false;
   const size_t copies_before = plan.copies.size();
-  cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
+  KvExplanation found =
+      cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
+  const bool is_first_start = !sequence.stats.started_ns.has_value();
+  if (is_first_start && sequence.request.explain_cache)
+    cache_.explain(sequence.kv, sequence.tokens, reuse_max(sequence), found);
   if (!cache_.can_grow_to(sequence.kv, sequence.num_tokens()) ||
       !cache_.reserve(sequence.kv, sequence.num_tokens())) {
     // A copied block was never written: forget it rather than leave it behind as a tail.
@@ -187,10 +199,11 @@ bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
     cache_.release(sequence.kv, sequence.tokens);
     return false;
   }
-  if (!sequence.stats.started_ns.has_value()) {
+  if (is_first_start) {
     sequence.stats.started_ns = clock_.now_ns();
     sequence.stats.cached_tokens = sequence.num_computed_tokens();
     sequence.stats.cached_input_tokens = sequence.num_input_tokens() - encoder_work(sequence);
+    note_reuse(sequence, found);
   }
   encode(sequence, plan);
   return true;
@@ -228,6 +241,40 @@ bool Scheduler::take_room(Sequence& sequence, int64_t end, StepPlan& plan) {
   return true;
 }
 
+// Of what was found at a request's first start: which part the tier brought, which another request
+// computed meanwhile.
+void Scheduler::note_reuse(Sequence& sequence, KvExplanation found) {
+  if (const std::optional<PromotionTicket>& ticket = sequence.promotion; ticket.has_value()) {
+    const int64_t brought = std::min(found.reused(), ticket->tokens_after) - ticket->tokens_before;
+    found.from_tier = std::clamp<int64_t>(brought, 0, found.shared);
+    if (found.reused() < ticket->tokens_after && found.reason == MissReason::kEvicted)
+      found.reason = MissReason::kTierFailed;
+  }
+  if (sequence.matched_when_waiting.has_value()) {
+    found.waited_for = std::clamp<int64_t>(found.reused() - *sequence.matched_when_waiting, 0,
+                                           found.shared - found.from_tier);
+  }
+  counters_.tokens_from_tier += found.from_tier;
+  counters_.tokens_waited_for += found.waited_for;
+  sequence.stats.reuse = found;
+}
+
+// True while the tier brings back what the sequence can reuse. Asked for once per admission, so that
+// what is evicted again before it is used is computed and not brought again for ever.
+bool Scheduler::waits_for_tier(Sequence& sequence) {
+  if (cache_.tier() == nullptr || reuse_max(sequence) == 0) return false;
+  if (!sequence.asked_tier) {
+    sequence.asked_tier = true;
+    sequence.asked_tier_ns = clock_.now_ns();
+    sequence.promotion = cache_.promote(sequence.kv, sequence.tokens, reuse_max(sequence));
+  }
+  if (!sequence.promotion.has_value() || !cache_.is_in_flight(sequence.promotion->id)) return false;
+  if (clock_.now_ns() - sequence.asked_tier_ns < config_.tier_wait_max_ns) return true;
+  ++counters_.tier_waits_given_up;
+  sequence.promotion.reset();
+  return false;
+}
+
 // At least the last token is computed: its logits are needed. Those who want all logits reuse
 // nothing.
 int64_t Scheduler::reuse_max(const Sequence& sequence) const {
@@ -235,7 +282,7 @@ int64_t Scheduler::reuse_max(const Sequence& sequence) const {
 }
 
 // True while a running sequence computes a longer common beginning than the cache has already.
-bool Scheduler::waits_for_prefix(const Sequence& sequence) {
+bool Scheduler::waits_for_prefix(Sequence& sequence) {
   if (!config_.keep_kv || reuse_max(sequence) == 0) return false;
   const int64_t block = cache_.block_tokens();
   int64_t coming = 0;
@@ -251,7 +298,11 @@ bool Scheduler::waits_for_prefix(const Sequence& sequence) {
     const int64_t published = common / block * block;
     if (published > other->num_computed_tokens()) coming = std::max(coming, published);
   }
-  return coming > 0 && coming > cache_.match_length(sequence.kv, sequence.tokens);
+  if (coming == 0) return false;
+  const int64_t matched = cache_.match_length(sequence.kv, sequence.tokens);
+  if (coming <= matched) return false;
+  if (!sequence.matched_when_waiting.has_value()) sequence.matched_when_waiting = matched;
+  return true;
 }
 
 int Scheduler::chunk_for(const Sequence& sequence, int budget) const {
@@ -268,6 +319,10 @@ bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
   Sequence& victim = *running_.back();
   std::erase_if(plan.sequences, [&](const ScheduledSequence& s) { return s.sequence == &victim; });
   const bool preempts_itself = &victim == &needy;
+  ++(cache_.would_store(victim.kv) ? counters_.preemptions_stored
+                                   : counters_.preemptions_recomputed);
+  victim.asked_tier = false;
+  victim.promotion.reset();
   cache_.release(victim.kv, victim.tokens);
   victim.encoding.release();
   ++victim.stats.preemptions;
@@ -328,6 +383,7 @@ FinishReason Scheduler::finish_reason_after(const Sequence& sequence, TokenId to
 
 StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason reason) {
   sequence->stats.finished_ns = clock_.now_ns();
+  ++counters_.requests_finished;
   StepEvent event;
   event.id = sequence->request.id;
   event.finish = reason;

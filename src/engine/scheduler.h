@@ -4,8 +4,9 @@
 // further behind (prefill, in chunks), then new ones in order of arrival; a new one whose beginning
 // another is just computing waits for it, so that the shared part is computed once. When blocks run
 // out, cached ones are evicted; then the running sequence that arrived last is preempted: its
-// blocks become cached, and later it goes on from what is left of them. No request is lost: each
-// ends with exactly one finish reason.
+// blocks become cached, and later it goes on from what is left of them, in memory or in the tier.
+// A request whose beginning lies in the tier waits until it came, while others pass. No request is
+// lost: each ends with exactly one finish reason.
 //
 // A request with an input for an encoder has it encoded in the step in which it starts, unless an
 // equal input is encoded already; the input's tokens count in the step's budget. A step encodes
@@ -47,6 +48,20 @@ struct SchedulerConfig {
   bool keep_kv = true;
   // The pool for encoded inputs, of an encoder-decoder model; nothing for all others.
   std::optional<EncodingCacheConfig> inputs;
+  // The longest that a request waits for the tier; then it computes what has not come.
+  int64_t tier_wait_max_ns = 2'000'000'000;
+};
+
+// Totals since the start.
+struct SchedulerCounters {
+  int64_t requests_submitted = 0, requests_refused = 0, requests_finished = 0;
+  // By what the cost model expects to be quicker when the request goes on: bringing its blocks back
+  // from the tier if they are evicted, or computing them again.
+  int64_t preemptions_stored = 0, preemptions_recomputed = 0;
+  // Prompt tokens that a request found because the tier brought them back for it, or because it
+  // waited for another that was computing them.
+  int64_t tokens_from_tier = 0, tokens_waited_for = 0;
+  int64_t tier_waits_given_up = 0;
 };
 
 // One sequence's share of a step: tokens [first_position, first_position + num_tokens).
@@ -67,13 +82,19 @@ struct EncodeTask {
 
 struct StepPlan {
   std::vector<ScheduledSequence> sequences;
-  std::vector<KvCopy> copies;       // to be done before the step computes
+  // To be done before the step computes, in this order (kv/transfer.h). A plan may have transfers
+  // alone.
+  std::vector<KvStore> stores;
+  std::vector<KvCopy> copies;
+  std::vector<KvLoad> loads;
   std::vector<EncodeTask> encodes;  // in order, before the decoder computes
-  bool empty() const { return sequences.empty(); }
+  bool empty() const { return sequences.empty() && stores.empty() && loads.empty(); }
   void clear() {
     sequences.clear();
+    stores.clear();
     copies.clear();
     encodes.clear();
+    loads.clear();
   }
 };
 
@@ -99,7 +120,8 @@ class Scheduler {
 
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
 
-  // Fills `plan` with the next step. Empty only when there is no work.
+  // Fills `plan` with the next step. Empty only when there is no work, or when all of it waits for a
+  // tier.
   void plan(StepPlan& plan);
 
   // Takes the step's outcome. SHAPE: next_tokens: one entry per planned sequence; read only where
@@ -120,6 +142,8 @@ class Scheduler {
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
 
+  const SchedulerCounters& counters() const { return counters_; }
+
   void check_invariants() const;
 
  private:
@@ -133,7 +157,10 @@ class Scheduler {
   bool can_encode(const Sequence& sequence) const;
   void encode(Sequence& sequence, StepPlan& plan);
   bool take_room(Sequence& sequence, int64_t end, StepPlan& plan);
-  bool waits_for_prefix(const Sequence& sequence);
+  bool waits_for_prefix(Sequence& sequence);
+  bool waits_for_tier(Sequence& sequence);
+  void note_reuse(Sequence& sequence, KvExplanation found);
+  Status refuse(Status why);
   int64_t reuse_max(const Sequence& sequence) const;
   int chunk_for(const Sequence& sequence, int budget) const;
   bool preempt_last(const Sequence& needy, StepPlan& plan);
@@ -148,6 +175,7 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;  // after the caches: sequences hold their blocks
   SequenceList running_;                           // in order of arrival
   std::vector<StepEvent> cancelled_;
+  SchedulerCounters counters_;
 };
 
 }  // namespace quipu

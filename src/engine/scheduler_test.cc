@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "base/random.h"
 #include "engine/scheduler.h"
+#include "kv/host_tier.h"
 
 namespace quipu {
 namespace {
@@ -26,16 +29,23 @@ TokenId fake_next(std::span<const TokenId> tokens) {
 // table says.
 class FakeModel {
  public:
-  explicit FakeModel(const std::vector<KvGroupConfig>& groups) : groups_(groups) {
+  explicit FakeModel(const std::vector<KvGroupConfig>& groups, KvTier* tier = nullptr)
+      : groups_(groups), tier_(tier) {
     for (const KvGroupConfig& group : groups)
       slots_.emplace_back(static_cast<size_t>(group.total_blocks) * kBlockTokens, -1);
   }
 
   std::vector<TokenId> run(const StepPlan& plan) {
+    for (const KvStore& store : plan.stores)
+      tier_->store(store.key, std::as_bytes(block(store.group, store.block)), sizeof(TokenId));
     for (const KvCopy& copy : plan.copies) {
       std::vector<TokenId>& slots = slots_[static_cast<size_t>(copy.group)];
       std::copy_n(slots.begin() + copy.from.value() * kBlockTokens, kBlockTokens,
                   slots.begin() + copy.to.value() * kBlockTokens);
+    }
+    for (const KvLoad& load : plan.loads) {
+      tier_->load(load.transfer, load.key,
+                  std::as_writable_bytes(block(load.group, load.block)));
     }
     std::vector<TokenId> next;
     for (const ScheduledSequence& scheduled : plan.sequences) {
@@ -60,7 +70,13 @@ class FakeModel {
     }
   }
 
+  std::span<TokenId> block(int group, BlockId id) {
+    return std::span(slots_[static_cast<size_t>(group)])
+        .subspan(static_cast<size_t>(id.value()) * kBlockTokens, kBlockTokens);
+  }
+
   std::vector<KvGroupConfig> groups_;
+  KvTier* tier_;
   std::vector<std::vector<TokenId>> slots_;  // SHAPE: [groups][slots]
 };
 
@@ -80,11 +96,15 @@ std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_to
 struct Simulation {
   Simulation(const SchedulerConfig& config, int blocks)
       : Simulation(config, std::vector<KvGroupConfig>{{blocks, {}}}) {}
-  Simulation(const SchedulerConfig& config, const std::vector<KvGroupConfig>& groups)
+  Simulation(const SchedulerConfig& config, const std::vector<KvGroupConfig>& groups,
+             KvTier* tier = nullptr)
       : scheduler(config,
-                  {.groups = groups, .block_tokens = kBlockTokens, .publish = config.keep_kv},
+                  {.groups = groups,
+                   .block_tokens = kBlockTokens,
+                   .publish = config.keep_kv,
+                   .tier = tier},
                   clock),
-        model(groups) {}
+        model(groups, tier) {}
 
   void step() {
     scheduler.plan(plan);
@@ -94,6 +114,7 @@ struct Simulation {
     std::vector<StepEvent> events;
     scheduler.take_cancelled(events);
     if (!plan.empty()) scheduler.commit(plan, model.run(plan), events);
+    clock.advance_ns(1'000'000);
     for (const StepEvent& event : events) {
       if (event.token) outputs[event.id.value()].push_back(*event.token);
       if (event.finish == FinishReason::kNone) continue;
@@ -268,6 +289,232 @@ TEST(Scheduler, SaysWhenTheContextIsFull) {
   while (simulation.scheduler.has_work()) simulation.step();
   EXPECT_EQ(simulation.finished.at(1).finish, FinishReason::kContextFull);
   EXPECT_EQ(simulation.outputs[1].size(), 10u);
+}
+
+// ---- with a tier ----
+
+// A tier that is slow (a load ends some polls later), fails now and then, and forgets.
+class UnreliableTier : public KvTier {
+ public:
+  UnreliableTier(uint64_t capacity_bytes, uint64_t seed) : host_(capacity_bytes), random_(seed) {}
+
+  std::string_view name() const override { return "unreliable"; }
+  uint64_t capacity_bytes() const override { return host_.capacity_bytes(); }
+  int lookup(std::span<const TierKey> keys, std::span<uint8_t> found) const override {
+    return host_.lookup(keys, found);
+  }
+  bool store(const TierKey& key, std::span<const std::byte> bytes, int element_bytes) override {
+    return random_.next_below(8) != 0 && host_.store(key, bytes, element_bytes);
+  }
+  void load(TransferId transfer, const TierKey& key, std::span<std::byte> into) override {
+    if (random_.next_below(8) == 0) host_.remove(key);
+    loading_.push_back({transfer, key, into, static_cast<int>(random_.next_below(4))});
+  }
+  void poll(std::vector<TierCompletion>& ended) override {
+    std::vector<Load> later;
+    for (Load& load : loading_) {
+      if (load.polls-- > 0) {
+        later.push_back(load);
+        continue;
+      }
+      host_.load(load.transfer, load.key, load.into);
+      host_.poll(ended);
+      if (random_.next_below(10) == 0) {
+        ended.back().outcome = TierOutcome::kCorrupt;
+        std::fill(load.into.begin(), load.into.end(), std::byte{0xee});
+      }
+    }
+    loading_ = std::move(later);
+  }
+  void remove(const TierKey& key) override { host_.remove(key); }
+  TierStats stats() const override { return host_.stats(); }
+
+ private:
+  struct Load {
+    TransferId transfer;
+    TierKey key;
+    std::span<std::byte> into;
+    int polls = 0;
+  };
+  HostTier host_;
+  Random random_;
+  std::vector<Load> loading_;
+};
+
+std::vector<TokenId> family_prompt(Random& random, uint64_t families) {
+  std::vector<TokenId> prompt;
+  const uint64_t family = random.next_below(families);
+  for (uint64_t n = 0, length = 1 + random.next_below(90); n < length; ++n)
+    prompt.push_back(static_cast<TokenId>((n * 7 + family * 13) % 50));
+  return prompt;
+}
+
+struct TierRun {
+  std::map<int64_t, Request> asked;
+  std::map<int64_t, std::vector<TokenId>> outputs;
+  std::string trace;
+  int64_t preemptions = 0;
+};
+
+// Random requests through a pool that is too small, above a tier. Everything ends, with the
+// undisturbed output; nothing leaks; no request waits for more than a bounded number of steps.
+void run_with_tier(const std::vector<KvGroupConfig>& groups, KvTier& tier, uint64_t seed,
+                   int64_t steps, TierRun& run) {
+  Simulation simulation(small_config(), groups, &tier);
+  Random random(seed);
+  std::map<int64_t, int64_t> waiting_since;
+  for (int64_t step = 0; step < steps; ++step) {
+    if (random.next_below(4) == 0 && simulation.scheduler.num_waiting() < 12) {
+      Request request = make_request(step, family_prompt(random, 8),
+                                     static_cast<int64_t>(random.next_below(30)));
+      run.asked.emplace(step, request);
+      waiting_since[step] = step;
+      ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+    }
+    if (random.next_below(60) == 0 && !waiting_since.empty()) {
+      const int64_t id = waiting_since.begin()->first;
+      if (simulation.scheduler.cancel(RequestId(id))) run.asked.erase(id);
+    }
+    simulation.step();
+    for (auto it = waiting_since.begin(); it != waiting_since.end();) {
+      const bool ended = simulation.finished.contains(it->first) || !run.asked.contains(it->first);
+      ASSERT_LT(step - it->second, 4000) << "request " << it->first << " starves";
+      it = ended ? waiting_since.erase(it) : std::next(it);
+    }
+    if (testing::Test::HasFailure()) return;
+  }
+  while (simulation.scheduler.has_work() || simulation.scheduler.cache().has_promotions())
+    simulation.step();
+  for (const auto& [id, request] : run.asked) {
+    ASSERT_TRUE(simulation.finished.contains(id)) << "request " << id << " was lost";
+    const StepEvent& end = simulation.finished.at(id);
+    ASSERT_EQ(simulation.outputs[id],
+              expected_output(request.prompt, request.max_tokens,
+                              simulation.scheduler.token_limit(), 7));
+    run.preemptions += end.stats.preemptions;
+    run.trace += fmt::format("{}:{}/{} ", id, end.stats.cached_tokens, end.stats.reuse.from_tier);
+  }
+  run.outputs = simulation.outputs;
+  const KvCounters& counters = simulation.scheduler.cache().counters();
+  EXPECT_GT(counters.blocks_stored, 0);
+  EXPECT_GT(counters.blocks_restored, 0);
+  EXPECT_GT(simulation.scheduler.counters().tokens_from_tier, 0);
+  simulation.scheduler.cache().clear();
+  simulation.scheduler.check_invariants();
+  for (size_t g = 0; g < groups.size(); ++g)
+    EXPECT_EQ(simulation.scheduler.cache().free_blocks(static_cast<int>(g)), groups[g].total_blocks);
+}
+
+// QUIPU_KV_TEST_OPERATIONS: the nightly form asks for more steps.
+int64_t tier_steps() {
+  const char* wanted = std::getenv("QUIPU_KV_TEST_OPERATIONS");
+  return wanted != nullptr ? std::atoll(wanted) / 10 : 20'000;
+}
+
+TEST(SchedulerWithTier, EveryRequestEndsWithItsOwnOutputAboveAnUnreliableTier) {
+  UnreliableTier tier(1 << 20, 5);
+  TierRun run;
+  run_with_tier({{12, {}, 64}}, tier, 31, tier_steps(), run);
+  EXPECT_GT(run.preemptions, 0);
+}
+
+TEST(SchedulerWithTier, WindowedGroupsComeBackToo) {
+  HostTier tier(1 << 20);
+  TierRun run;
+  run_with_tier({{12, {}, 64}, {9, {.window = 30}, 64}}, tier, 32, tier_steps() / 2, run);
+}
+
+TEST(SchedulerWithTier, TheSameSeedGivesTheSameTrace) {
+  TierRun first, second;
+  for (TierRun* run : {&first, &second}) {
+    UnreliableTier tier(40'000, 5);
+    run_with_tier({{12, {}, 64}}, tier, 33, 3000, *run);
+  }
+  EXPECT_EQ(first.trace, second.trace);
+  EXPECT_EQ(first.outputs, second.outputs);
+}
+
+TEST(SchedulerWithTier, ARequestDoesNotWaitForATierThatHangs) {
+  // Ends no load before it is told to.
+  class HangingTier : public UnreliableTier {
+   public:
+    HangingTier() : UnreliableTier(1 << 20, 1) {}
+    bool store(const TierKey& key, std::span<const std::byte> bytes, int size) override {
+      while (!UnreliableTier::store(key, bytes, size)) {
+      }
+      return true;
+    }
+    void poll(std::vector<TierCompletion>& ended) override {
+      if (!hangs) UnreliableTier::poll(ended);
+    }
+    bool hangs = true;
+  };
+  HangingTier tier;
+  SchedulerConfig config = small_config();
+  config.tier_wait_max_ns = 50'000'000;  // 50 steps
+  Simulation simulation(config, {{8, {}, 64}}, &tier);
+  const auto run_one = [&](int64_t id, TokenId first) {
+    std::vector<TokenId> prompt(60);
+    for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = first + static_cast<TokenId>(i % 5);
+    ASSERT_TRUE(simulation.scheduler.submit(make_request(id, prompt, 3)).ok());
+    for (int step = 0; step < 200 && !simulation.finished.contains(id); ++step) simulation.step();
+    ASSERT_TRUE(simulation.finished.contains(id));
+  };
+  for (int64_t id = 0; id < 4; ++id) run_one(id, static_cast<TokenId>(10 * id));
+  run_one(4, 0);  // its prompt was evicted to the tier
+  EXPECT_EQ(simulation.outputs[4], simulation.outputs[0]);
+  EXPECT_EQ(simulation.scheduler.counters().tier_waits_given_up, 1);
+  EXPECT_GT(simulation.scheduler.cache().block_states().in_flight, 0);
+  tier.hangs = false;
+  for (int step = 0; step < 20; ++step) simulation.step();
+  EXPECT_EQ(simulation.scheduler.cache().block_states().in_flight, 0);
+}
+
+TEST(Scheduler, TwoEqualLongPromptsCostThePrefillOfOne) {
+  SchedulerConfig config = {
+      .batch_tokens_max = 600, .prefill_chunk_max = 512, .context_length = 8192};
+  Simulation simulation(config, 600);
+  std::vector<TokenId> prompt(4096);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i % 97);
+  for (int64_t id = 0; id < 2; ++id)
+    ASSERT_TRUE(simulation.scheduler.submit(make_request(id, prompt, 4)).ok());
+  int64_t computed = 0;
+  while (simulation.scheduler.has_work()) {
+    simulation.step();
+    for (const ScheduledSequence& s : simulation.plan.sequences) computed += s.num_tokens;
+  }
+  // The prompt once; of the second, the last block, whose last token's logits it needs; the output.
+  EXPECT_LE(computed, 4096 + kBlockTokens + 2 * 4);
+  const KvExplanation& second = simulation.finished.at(1).stats.reuse;
+  EXPECT_EQ(second.waited_for, second.shared);
+  EXPECT_GE(second.reused(), 4096 - kBlockTokens);
+  EXPECT_EQ(simulation.outputs[0], simulation.outputs[1]);
+}
+
+TEST(Scheduler, SixteenRequestsCountTheirSharedBlocksOnce) {
+  SchedulerConfig config = {
+      .batch_tokens_max = 512, .prefill_chunk_max = 512, .context_length = 8192};
+  Simulation simulation(config, 400);
+  for (int64_t id = 0; id < 16; ++id) {
+    std::vector<TokenId> prompt(2048 + 20);
+    for (size_t i = 0; i < prompt.size(); ++i)
+      prompt[i] = static_cast<TokenId>(i < 2048 ? i % 89 : 100 + id);
+    Request request = make_request(id, prompt, 40);
+    request.stop_tokens = {};
+    ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  }
+  int most_closed = 0, most_held = 0;
+  while (simulation.scheduler.has_work()) {
+    simulation.step();
+    const KvBlockStates states = simulation.scheduler.cache().block_states();
+    if (simulation.scheduler.num_running() < 16) continue;
+    most_closed = std::max(most_closed, states.closed);
+    most_held = std::max(most_held, states.closed + states.open);
+  }
+  constexpr int kShared = 2048 / kBlockTokens;
+  constexpr int kOwn = (20 + 40 + kBlockTokens - 1) / kBlockTokens + 1;  // a request's own at most
+  EXPECT_GE(most_closed, kShared);
+  EXPECT_LE(most_held, kShared + 16 * kOwn);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/request.h"
@@ -43,6 +44,11 @@ struct Sequence {
   BlockKey input_key;    // of the encoder's input
   EncodingRef encoding;  // of the input; held while the sequence runs
   Sampler sampler;
+  // What the cache is bringing back for it while it waits; asked for once per admission.
+  std::optional<PromotionTicket> promotion;
+  bool asked_tier = false;
+  int64_t asked_tier_ns = 0;
+  std::optional<int64_t> matched_when_waiting;  // tokens, when it first waited for another's prefix
   int64_t num_observed_tokens = 0;  // positions whose logits were shown to on_logits
   RequestStats stats;
 };

@@ -46,6 +46,7 @@ std::unique_ptr<EvictionPolicy> make_cost_policy(double attention_tokens) {
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name) {
   if (name == "lru") return make_lru_policy();
   if (name == "cost") return make_cost_policy(kDefaultAttentionTokens);
+  if (name == "reuse") return make_reuse_policy();
   return nullptr;
 }
 

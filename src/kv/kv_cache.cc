@@ -12,6 +12,15 @@ std::vector<KvLifetime> lifetimes_of(const KvCacheConfig& config) {
   return lifetimes;
 }
 
+// Evicted blocks are remembered for as long as it takes to fill the cache a few times.
+size_t ghosts_for(const KvCacheConfig& config) {
+  constexpr size_t kGhostsMin = 4096, kGhostsMax = size_t{1} << 20;
+  size_t blocks = 0;
+  for (const KvGroupConfig& group : config.groups)
+    blocks = std::max(blocks, static_cast<size_t>(group.total_blocks));
+  return std::clamp(4 * blocks, kGhostsMin, kGhostsMax);
+}
+
 }  // namespace
 
 int SequenceKv::num_blocks() const {
@@ -24,9 +33,10 @@ KvCache::KvCache(const KvCacheConfig& config, const Clock& clock)
     : config_(config),
       lifetimes_(lifetimes_of(config)),
       clock_(clock),
-      index_(config.block_tokens, lifetimes_, config.fingerprint,
-             make_eviction_policy(config.policy)),
-      blocks_(config.groups.size()) {
+      index_(config.block_tokens, lifetimes_, config.fingerprint, config.policy,
+             ghosts_for(config)),
+      blocks_(config.groups.size()),
+      in_flight_(config.groups.size()) {
   for (const KvGroupConfig& group : config.groups) pools_.emplace_back(group.total_blocks);
 }
 
@@ -46,20 +56,27 @@ int64_t KvCache::match_length(const SequenceKv& sequence, std::span<const TokenI
   return index_.match(index_.root(sequence.salt), tokens).tokens;
 }
 
-void KvCache::begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
-                    std::vector<KvCopy>& copies) {
+KvExplanation KvCache::begin(SequenceKv& sequence, std::span<const TokenId> tokens,
+                             int64_t reuse_max, std::vector<KvCopy>& copies) {
   QUIPU_CHECK(sequence.num_blocks() == 0 && sequence.path.empty(),
               "begin of a sequence that holds blocks");
-  if (!config_.publish) return;
+  KvExplanation found;
+  found.prompt_tokens = static_cast<int64_t>(tokens.size());
+  found.reason = MissReason::kCacheOff;
+  if (!config_.publish) return found;
+  index_.set_time(clock_.now_ns());
   const std::span<const TokenId> wanted = tokens.first(
       static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
   const NodeId root = index_.root(sequence.salt);
   PrefixIndex::Match match = index_.match(root, wanted);
   ++counters_.lookups;
   counters_.tokens_looked_up += static_cast<int64_t>(tokens.size());
+  found.reason = miss_reason(match, wanted);
   hold_path(sequence, match);
+  const int64_t tails_before = counters_.tails_taken;
   if (match.partial.has_value() &&
       !take_partial(sequence, *match.partial, match.partial_tokens, copies)) {
+    found.reason = MissReason::kNoRoom;
     // No block for the copy: those tokens are computed again, after what is whole without them.
     const size_t whole = match.path.size() * static_cast<size_t>(config_.block_tokens);
     match = index_.match(root, wanted.first(whole));
@@ -77,9 +94,38 @@ void KvCache::begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64
         index_.touch_window(match.path[i], group);
     }
   }
+  found.shared = static_cast<int64_t>(match.path.size()) * config_.block_tokens;
+  (counters_.tails_taken > tails_before ? found.tail : found.copied) =
+      sequence.num_tokens() - found.shared;
   counters_.blocks_shared += static_cast<int64_t>(match.path.size());
   counters_.tokens_reused += sequence.num_tokens();
+  counters_.tokens_shared += found.shared;
+  counters_.tokens_tail += found.tail;
+  counters_.tokens_copied += found.copied;
   counters_.lookups_hit += sequence.num_tokens() > 0;
+  ++counters_.misses[static_cast<size_t>(found.reason)];
+  return found;
+}
+
+// Why a look-up found no more than `match` of `wanted`.
+MissReason KvCache::miss_reason(const PrefixIndex::Match& match,
+                                std::span<const TokenId> wanted) const {
+  if (match.tokens == static_cast<int64_t>(wanted.size())) return MissReason::kNone;
+  if (match.tokens_seen > match.tokens) return MissReason::kBelowWindow;
+  const std::span<const TokenId> rest = wanted.subspan(static_cast<size_t>(match.tokens_seen));
+  const auto block = static_cast<size_t>(config_.block_tokens);
+  std::optional<Ghost> ghost;
+  if (rest.size() >= block)
+    ghost = index_.ghost(block_key(index_.key(match.last_seen), rest.first(block)));
+  if (!ghost.has_value() && match.partial_tokens == 0)
+    ghost = index_.tail_ghost(match.last_seen, rest);
+  if (!ghost.has_value()) return MissReason::kNeverSeen;
+  switch (ghost->reason) {
+    case GoneReason::kEvicted: return MissReason::kEvicted;
+    case GoneReason::kExpired: return MissReason::kExpired;
+    case GoneReason::kCleared: return MissReason::kCleared;
+  }
+  return MissReason::kNeverSeen;
 }
 
 // Takes the matching nodes, and of each group's blocks those that it needs to go on.
@@ -149,10 +195,19 @@ bool KvCache::take_partial(SequenceKv& sequence, NodeId node, int tokens,
 bool KvCache::make_room(int group, int blocks, std::optional<NodeId> keep) {
   const bool windowed = index_.is_windowed(group);
   while (pool(group).free_blocks() < blocks) {
-    const bool evicted = windowed ? index_.evict_window_block(group, clock_.now_ns(), keep)
-                                  : index_.evict_one(clock_.now_ns(), keep);
-    if (!evicted) return false;
-    ++(windowed ? counters_.window_blocks_evicted : counters_.blocks_evicted);
+    const std::optional<NodeId> node =
+        windowed ? index_.window_victim(group, keep) : index_.victim(keep);
+    if (!node.has_value()) return false;
+    for (int g = 0; g < num_groups(); ++g) {
+      if (!windowed || g == group) store_before_eviction(*node, g);
+    }
+    if (windowed) {
+      index_.evict_window_block(*node, group);
+      ++counters_.window_blocks_evicted;
+    } else {
+      index_.evict(*node);
+      ++counters_.blocks_evicted;
+    }
   }
   return true;
 }
@@ -189,6 +244,7 @@ bool KvCache::can_grow_to(const SequenceKv& sequence, int64_t tokens) const {
 }
 
 bool KvCache::reserve(SequenceKv& sequence, int64_t tokens) {
+  index_.set_time(clock_.now_ns());
   // Asked before evicting: a request that cannot succeed must not empty the cache.
   if (!can_reserve(sequence, tokens)) return false;
   for (int group = 0; group < num_groups(); ++group) {
@@ -225,6 +281,7 @@ NodeId KvCache::last_node(const SequenceKv& sequence) {
 }
 
 void KvCache::append(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t count) {
+  index_.set_time(clock_.now_ns());
   for (BlockTable& table : sequence.tables) table.append(count);
   if (config_.publish) publish_full_blocks(sequence, tokens);
   slide_windows(sequence);
@@ -270,6 +327,7 @@ void KvCache::slide_windows(SequenceKv& sequence) {
 }
 
 void KvCache::release(SequenceKv& sequence, std::span<const TokenId> tokens) {
+  index_.set_time(clock_.now_ns());
   const int64_t closed = static_cast<int64_t>(sequence.path.size()) * config_.block_tokens;
   const int64_t rest = sequence.num_tokens() - closed;
   if (config_.publish && rest > 0) {
@@ -394,7 +452,8 @@ KvBlockStates KvCache::block_states(int group) const {
   states.free = free_blocks(group);
   states.cached = index_.num_cached_blocks(group);
   states.closed = index_.num_blocks(group) - states.cached;
-  states.open = pool(group).held_blocks() - index_.num_blocks(group);
+  states.in_flight = in_flight_[static_cast<size_t>(group)];
+  states.open = pool(group).held_blocks() - index_.num_blocks(group) - states.in_flight;
   return states;
 }
 
@@ -405,8 +464,16 @@ void KvCache::check_invariants() const {
     const KvBlockStates states = block_states(group);
     QUIPU_CHECK(states.open >= 0 && states.closed >= 0, "{} open and {} closed blocks", states.open,
                 states.closed);
-    QUIPU_CHECK(states.free + states.open + states.closed + states.cached == total_blocks(group),
+    QUIPU_CHECK(states.free + states.open + states.closed + states.cached + states.in_flight ==
+                    total_blocks(group),
                 "block states of group {} do not add up", group);
+    int in_flight = 0;
+    for (const auto& [id, promotion] : promotions_) {
+      for (const PromotedBlock& block : promotion.blocks)
+        in_flight += block.blocks[static_cast<size_t>(group)].valid() ? 1 : 0;
+    }
+    QUIPU_CHECK(in_flight == states.in_flight, "group {}: {} blocks in flight, {} counted", group,
+                in_flight, states.in_flight);
   }
 }
 

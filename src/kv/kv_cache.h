@@ -12,15 +12,20 @@
 //            blocks that no later token sees leave the table
 //   release  the sequence ends, or is preempted: what it computed stays, evictable
 //
+// Below the pools there may be a tier (kv/tier.h). Evicted blocks go there; before a request begins,
+// promote() brings back what it would reuse, as blocks of the index like any other.
+//
 // Block states in each group, derived from who holds a block: `free` in the pool; `open` in a table
-// alone; `closed` in the index and in at least one table; `cached` in the index alone. Invariant:
-// free + open + closed + cached == total. Bookkeeping only: no KV byte is touched. THREADS: engine
-// thread only.
+// alone; `closed` in the index and in at least one table; `cached` in the index alone; `in flight`
+// on its way from the tier. Invariant: free + open + closed + cached + in flight == total.
+// Bookkeeping only: no KV byte is touched. THREADS: engine thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,13 +34,17 @@
 #include "base/clock.h"
 #include "kv/block_pool.h"
 #include "kv/block_table.h"
+#include "kv/cost_model.h"
+#include "kv/explanation.h"
 #include "kv/prefix_index.h"
+#include "kv/transfer.h"
 
 namespace quipu {
 
 struct KvGroupConfig {
   int total_blocks = 0;
   KvLifetime lifetime;
+  uint64_t block_bytes = 0;  // UNITS: bytes; read with a tier only
 };
 
 struct KvCacheConfig {
@@ -47,6 +56,16 @@ struct KvCacheConfig {
   // The most tokens that a sequence grows by before its windows slide: what a windowed group holds
   // beside its window. UNITS: tokens.
   int chunk_max = std::numeric_limits<int>::max();
+  // Where evicted blocks go and come back from; null: nowhere. Must outlive the cache.
+  KvTier* tier = nullptr;
+};
+
+using PromotionId = StrongId<struct PromotionIdTag, int64_t>;
+
+// A promotion that was begun. UNITS: tokens that begin() finds without it, and with all of it.
+struct PromotionTicket {
+  PromotionId id;
+  int64_t tokens_before = 0, tokens_after = 0;
 };
 
 // A sequence's part of the cache. Moves with the sequence; empty between release and begin.
@@ -81,10 +100,18 @@ struct KvCounters {
   int64_t blocks_evicted = 0;         // leaves of the index, with all their blocks
   int64_t window_blocks_evicted = 0;  // blocks of windowed groups whose node stayed
   int64_t window_blocks_left = 0;     // blocks that a sliding window left behind
+  // Of tokens_reused, by source, as in KvExplanation.
+  int64_t tokens_shared = 0, tokens_tail = 0, tokens_copied = 0;
+  // Look-ups that did not find all they could use, by MissReason.
+  std::array<int64_t, kMissReasons> misses{};
+  // Between the pools and the tier. UNITS: blocks of a group; promotions: requests that had some
+  // brought back, and of those the ones whose blocks came too late to hang on anything.
+  int64_t blocks_stored = 0, blocks_not_stored = 0, blocks_restored = 0, blocks_lost = 0;
+  int64_t promotions = 0, promotions_orphaned = 0;
 };
 
 struct KvBlockStates {
-  int free = 0, open = 0, closed = 0, cached = 0;
+  int free = 0, open = 0, closed = 0, cached = 0, in_flight = 0;
 };
 
 class KvCache {
@@ -99,9 +126,35 @@ class KvCache {
   // How many of `tokens` are cached for this salt. Changes nothing. UNITS: tokens.
   int64_t match_length(const SequenceKv& sequence, std::span<const TokenId> tokens);
 
-  // Starts an empty sequence from the cache, with at most `reuse_max` tokens.
-  void begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
+  // Starts an empty sequence from the cache, with at most `reuse_max` tokens. Result: what was found
+  // and why not more, but for what explain() adds.
+  KvExplanation begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
              std::vector<KvCopy>& copies);
+
+  // Fills in what begin() leaves out, right after it. Looks under other salts too: the answer is
+  // for whoever runs the program, not for a tenant.
+  void explain(const SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
+               KvExplanation& explanation);
+
+  // ---- the tier ----
+
+  // Starts to bring back from the tier what would let begin() find more than it does now, when that
+  // is quicker than computing it. Nothing when there is nothing to bring, or no room for it.
+  std::optional<PromotionTicket> promote(const SequenceKv& sequence,
+                                         std::span<const TokenId> tokens, int64_t reuse_max);
+  // False once all its blocks came or were lost. A promotion ends by itself, wanted or not.
+  bool is_in_flight(PromotionId id) const { return promotions_.contains(id.value()); }
+  bool has_promotions() const { return !promotions_.empty(); }
+  // Takes what the tier has brought since the last call into the index.
+  void finish_transfers();
+  // Moves what is to be done before the next step into these. REQUIRES: it is done before any block
+  // is written again, stores first, loads last.
+  void take_transfers(std::vector<KvStore>& stores, std::vector<KvLoad>& loads);
+  // Whether the tier would hold a sequence's blocks better than a second computation.
+  bool would_store(const SequenceKv& sequence) const;
+  KvCostModel& cost_model() { return cost_; }
+  const KvCostModel& cost_model() const { return cost_; }
+  const KvTier* tier() const { return config_.tier; }
 
   // Room for `tokens` tokens in all; in windowed groups for the next chunk_max of them. False, and
   // nothing taken, when that would need blocks that running sequences hold.
@@ -166,6 +219,33 @@ class KvCache {
   int64_t resume_point(const SequenceKv& sequence, int64_t count) const;
   void restore_windows(SequenceKv& sequence, int64_t count);
   std::span<BlockRef> share_all(const SequenceKv& sequence, int block);
+  MissReason miss_reason(const PrefixIndex::Match& match, std::span<const TokenId> wanted) const;
+
+  // Blocks of one position on their way from the tier.
+  struct PromotedBlock {
+    std::vector<BlockRef> blocks;  // SHAPE: [groups]; empty where memory has the block
+    bool is_lost = false;
+  };
+  struct Promotion {
+    SequenceKv prefix;             // its salt and retention; holds nothing
+    std::vector<TokenId> tokens;   // up to the last block on its way
+    int first = 0;                 // index of blocks[0] in the sequence
+    std::vector<PromotedBlock> blocks;
+    int pending = 0;  // loads that have not ended
+  };
+  struct LoadPlace {
+    int64_t promotion = 0;
+    size_t block = 0;
+    int group = 0;
+  };
+  struct PromotionPlan;
+  PromotionPlan plan_promotion(const SequenceKv& sequence, std::span<const TokenId> wanted);
+  void start_loads(Promotion& promotion, int64_t id, const PromotionPlan& plan);
+  void publish(Promotion& promotion);
+  void store_before_eviction(NodeId node, int group);
+  uint64_t group_block_bytes(int group) const {
+    return config_.groups[static_cast<size_t>(group)].block_bytes;
+  }
 
   KvCacheConfig config_;
   std::vector<KvLifetime> lifetimes_;  // SHAPE: [groups]
@@ -174,6 +254,15 @@ class KvCache {
   PrefixIndex index_;             // after pools_: its blocks go back before the pools end
   std::vector<BlockRef> blocks_;  // SHAPE: [groups]: a column on its way into the index
   KvCounters counters_;
+
+  KvCostModel cost_;
+  std::vector<KvStore> stores_;  // since take_transfers()
+  std::vector<KvLoad> loads_;
+  std::map<int64_t, Promotion> promotions_;
+  std::map<int64_t, LoadPlace> loading_;  // by transfer
+  std::vector<TierCompletion> ended_;
+  std::vector<int> in_flight_;  // SHAPE: [groups]
+  int64_t next_promotion_ = 0, next_transfer_ = 0;
 };
 
 }  // namespace quipu

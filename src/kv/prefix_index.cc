@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 namespace quipu {
@@ -19,18 +20,18 @@ int common_prefix(std::span<const TokenId> a, std::span<const TokenId> b) {
 }  // namespace
 
 PrefixIndex::PrefixIndex(int block_tokens, std::vector<KvLifetime> groups, std::string fingerprint,
-                         std::unique_ptr<EvictionPolicy> policy)
+                         std::string_view policy, size_t ghosts)
     : block_tokens_(block_tokens),
       groups_(std::move(groups)),
       keeps_everything_(!groups_.empty() && !groups_.front().is_windowed()),
       fingerprint_(std::move(fingerprint)),
-      policy_(std::move(policy)) {
-  QUIPU_CHECK(block_tokens > 0 && !groups_.empty() && policy_ != nullptr,
-              "an index needs blocks, groups and a policy");
-  windows_.resize(groups_.size() - (keeps_everything_ ? 1 : 0));
-  for (WindowGroup& window : windows_) window.policy = make_eviction_policy(policy_->name());
-  for (size_t group = 1; group < groups_.size(); ++group)
-    QUIPU_CHECK(groups_[group].is_windowed(), "group {} keeps everything", group);
+      order_(make_eviction_policy(policy)),
+      ghosts_(ghosts) {
+  QUIPU_CHECK(block_tokens > 0 && !groups_.empty(), "an index needs blocks and groups");
+  for (size_t group = 0; group < groups_.size(); ++group) {
+    if (groups_[group].is_windowed()) windows_.emplace_back(make_eviction_policy(policy));
+    QUIPU_CHECK(group == 0 || groups_[group].is_windowed(), "group {} keeps everything", group);
+  }
 }
 
 NodeId PrefixIndex::root(std::string_view salt) {
@@ -45,7 +46,7 @@ NodeId PrefixIndex::root(std::string_view salt) {
 
 void PrefixIndex::forget_root_if_empty(std::string_view salt) {
   const auto found = roots_.find(std::string(salt));
-  if (found == roots_.end() || at(found->second).first_child != kNone) return;
+  if (found == roots_.end() || at(found->second).children > 0) return;
   const NodeId node = found->second;
   salts_.erase(node.value());
   roots_.erase(found);
@@ -59,19 +60,36 @@ std::span<const TokenId> PrefixIndex::tokens(NodeId node) const {
   return {token_slots(node.value()), static_cast<size_t>(nodes_[index(node)].num_tokens)};
 }
 
-PrefixIndex::ChildKey PrefixIndex::child_key(int32_t parent,
-                                             std::span<const TokenId> tokens) const {
-  return {parent, XXH3_64bits(tokens.data(), tokens.size_bytes())};
+uint32_t PrefixIndex::child_hash(int32_t parent, std::span<const TokenId> tokens) {
+  return static_cast<uint32_t>(
+      XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), static_cast<uint64_t>(parent)));
+}
+
+uint32_t PrefixIndex::first_token_hash(int32_t parent, TokenId token) {
+  const uint64_t both =
+      (static_cast<uint64_t>(static_cast<uint32_t>(parent)) << 32) | static_cast<uint32_t>(token);
+  return static_cast<uint32_t>((both * 0x9E3779B97F4A7C15ull) >> 32);
 }
 
 std::optional<NodeId> PrefixIndex::find_closed_child(NodeId parent,
                                                      std::span<const TokenId> tokens) const {
-  const auto found = closed_children_.find(child_key(parent.value(), tokens));
-  if (found == closed_children_.end()) return std::nullopt;
-  const NodeId child(found->second);
-  // A 64-bit hash finds, the tokens decide.
-  if (!std::ranges::equal(this->tokens(child), tokens)) return std::nullopt;
-  return child;
+  // A hash finds, the tokens decide.
+  const std::optional<int32_t> child =
+      closed_children_.find(child_hash(parent.value(), tokens), [&](int32_t id) {
+        return nodes_[static_cast<size_t>(id)].parent == parent.value() &&
+               std::ranges::equal(this->tokens(NodeId(id)), tokens);
+      });
+  return child.has_value() ? std::optional(NodeId(*child)) : std::nullopt;
+}
+
+int32_t PrefixIndex::first_child_with(int32_t parent, TokenId token) const {
+  return first_children_
+      .find(first_token_hash(parent, token),
+            [&](int32_t id) {
+              const Node& n = nodes_[static_cast<size_t>(id)];
+              return n.parent == parent && n.first_token == token;
+            })
+      .value_or(kNone);
 }
 
 bool PrefixIndex::has_all_blocks(NodeId node) const {
@@ -88,9 +106,8 @@ std::pair<int32_t, int> PrefixIndex::best_partial_child(NodeId parent,
                                                         Children children) const {
   std::pair<int32_t, int> best = {kNone, 0};
   if (wanted.empty()) return best;
-  for (int32_t child = nodes_[index(parent)].first_child; child != kNone;
+  for (int32_t child = first_child_with(parent.value(), wanted.front()); child != kNone;
        child = nodes_[static_cast<size_t>(child)].next_sibling) {
-    if (token_slots(child)[0] != wanted.front()) continue;
     if (children == Children::kWithAllBlocks && !has_all_blocks(NodeId(child))) continue;
     const int common = common_prefix(tokens(NodeId(child)), wanted);
     if (common > best.second) best = {child, common};
@@ -117,6 +134,8 @@ PrefixIndex::Match PrefixIndex::match(NodeId root, std::span<const TokenId> want
       windows.add(static_cast<size_t>(group), has_block(node, group));
     if (windows.is_whole(position)) path_whole = match.path.size();
   }
+  match.last_seen = node;
+  match.tokens_seen = position;
   const auto [child, common] = best_partial_child(node, rest, Children::kWithAllBlocks);
   if (child != kNone) {
     for (size_t group = 0; group < groups_.size(); ++group) windows.add(group, true);
@@ -130,33 +149,70 @@ PrefixIndex::Match PrefixIndex::match(NodeId root, std::span<const TokenId> want
   return match;
 }
 
+std::vector<NodeId> PrefixIndex::closed_path(NodeId root, std::span<const TokenId> wanted) const {
+  std::vector<NodeId> path;
+  const size_t block = static_cast<size_t>(block_tokens_);
+  NodeId node = root;
+  for (size_t at = 0; at + block <= wanted.size(); at += block) {
+    const std::optional<NodeId> child = find_closed_child(node, wanted.subspan(at, block));
+    if (!child.has_value()) break;
+    node = *child;
+    path.push_back(node);
+  }
+  return path;
+}
+
+std::pair<std::optional<NodeId>, int> PrefixIndex::nearest_child(
+    NodeId parent, std::span<const TokenId> wanted) const {
+  const auto [child, common] = best_partial_child(parent, wanted, Children::kAll);
+  return {child == kNone ? std::nullopt : std::optional(NodeId(child)), common};
+}
+
+bool PrefixIndex::may_outlive(NodeId node) const {
+  const Node& n = nodes_[index(node)];
+  return !n.expires && n.priority != kExpiredPriority;
+}
+
 // ---- holding, and the order of eviction ----
 
 bool PrefixIndex::evictable(const Node& node) const {
-  return node.live && node.num_tokens > 0 && node.first_child == kNone && node.holders == 0 &&
+  return node.live && node.num_tokens > 0 && node.children == 0 && node.holders == 0 &&
          node.pins == 0;
 }
 
-PrefixIndex::OrderKey PrefixIndex::order_key(int32_t node) const {
-  const Node& n = nodes_[static_cast<size_t>(node)];
-  return {n.priority, n.worth, node};
+EvictionOrder::Place PrefixIndex::place(NodeId node) const {
+  const Node& n = nodes_[index(node)];
+  return {n.priority, n.worth, node.value(), n.queue};
+}
+
+void PrefixIndex::place_by_use(NodeId node) {
+  Node& n = at(node);
+  n.last_use_ns = now_ns_;
+  const NodeUse use = {.sequence_number = ++uses_,
+                       .time_ns = now_ns_,
+                       .position = n.position,
+                       .hits = n.hits};
+  n.queue = static_cast<uint8_t>(order_.policy().queue_of(use));
+  n.worth = order_.policy().worth(use);
+  order_.policy().waits(n.queue);
 }
 
 template <typename Change>
 void PrefixIndex::change_node(NodeId node, Change&& change) {
   Node& n = at(node);
   const bool was_cached = n.num_tokens > 0 && n.holders == 0;
-  if (evictable(n)) order_.erase(order_key(node.value()));
+  if (evictable(n)) order_.erase(place(node));
   change(n);
-  if (evictable(n)) order_.insert(order_key(node.value()));
+  if (evictable(n)) order_.insert(place(node));
   num_cached_ +=
       static_cast<int>(n.num_tokens > 0 && n.holders == 0) - static_cast<int>(was_cached);
 }
 
 void PrefixIndex::touch(NodeId node) {
   change_node(node, [&](Node& n) {
+    order_.policy().returned(n.queue, now_ns_ - n.last_use_ns);
     ++n.hits;
-    n.worth = policy_->worth({.sequence_number = ++uses_, .position = n.position, .hits = n.hits});
+    place_by_use(node);
   });
 }
 
@@ -200,38 +256,108 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
   }
   const NodeId id(unused_.back());
   unused_.pop_back();
-  if (parent.value() != kNone) {
-    // The parent stops being a leaf: out of the order while its first child arrives.
-    change_node(parent, [&](Node& p) {
-      Node& n = at(id);
-      n.parent = parent.value();
-      n.next_sibling = p.first_child;
-      if (p.first_child != kNone)
-        nodes_[static_cast<size_t>(p.first_child)].previous_sibling = id.value();
-      p.first_child = id.value();
-    });
-  }
-  Node& n = at(id);
   std::copy(tokens.begin(), tokens.end(), token_slots(id.value()));
-  change_node(id, [&](Node& node) {
-    node.live = true;
-    node.num_tokens = static_cast<int32_t>(tokens.size());
-    node.priority = retention.priority;
-    node.expires_ns = retention.expires_ns;
-    if (parent.value() != kNone) {
-      const Node& p = nodes_[index(parent)];
-      node.position = p.position + p.num_tokens;
-      if (node.num_tokens == block_tokens_) node.key = block_key(p.key, tokens);
+  Node& n = at(id);
+  n.live = true;
+  n.num_tokens = static_cast<int32_t>(tokens.size());
+  n.priority = retention.priority;
+  if (parent.value() != kNone) {
+    // The parent stops being a leaf: out of the order before its first child arrives.
+    change_node(parent, [](Node& p) { ++p.children; });
+    const Node& p = nodes_[index(parent)];
+    n.parent = parent.value();
+    n.position = p.position + p.num_tokens;
+    n.first_token = tokens.front();
+    if (n.num_tokens == block_tokens_) {
+      n.key = block_key(p.key, tokens);
+      n.hash = child_hash(parent.value(), tokens);
+      closed_children_.insert(n.hash, id.value());
     }
-    node.worth = policy_->worth({.sequence_number = ++uses_, .position = node.position, .hits = 0});
-  });
-  for (size_t group = 0; group < blocks.size(); ++group)
-    give_block(id, static_cast<int>(group), std::move(blocks[group]));
-  if (n.expires_ns.has_value()) expiring_.insert({*n.expires_ns, id.value()});
-  if (n.num_tokens == block_tokens_)
-    closed_children_.emplace(child_key(parent.value(), tokens), id.value());
-  num_nodes_ += n.num_tokens > 0;
+    link_child(id);
+    // Wanted again after it was evicted: what that says about its kind counts.
+    const uint64_t ghost_key = ghost_key_of(id);
+    if (const std::optional<Ghost> ghost = ghosts_.find(ghost_key); ghost.has_value()) {
+      order_.policy().returned(ghost->queue, now_ns_ - ghost->last_use_ns);
+      n.hits = ghost->hits + 1;
+      ghosts_.remove(ghost_key);
+    }
+    place_by_use(id);
+    ++num_nodes_;
+    ++num_cached_;
+    for (size_t group = 0; group < blocks.size(); ++group)
+      give_block(id, static_cast<int>(group), std::move(blocks[group]));
+    order_.insert(place(id));
+  }
+  if (retention.expires_ns.has_value()) {
+    n.expires = true;
+    expiring_.insert({*retention.expires_ns, id.value()});
+    expiry_[id.value()] = *retention.expires_ns;
+  }
   return id;
+}
+
+void PrefixIndex::link_child(NodeId node) {
+  Node& n = at(node);
+  const int32_t head = first_child_with(n.parent, n.first_token);
+  n.next_sibling = head;
+  if (head == kNone) {
+    first_children_.insert(first_token_hash(n.parent, n.first_token), node.value());
+  } else {
+    nodes_[static_cast<size_t>(head)].previous_sibling = node.value();
+    first_children_.replace(first_token_hash(n.parent, n.first_token), head, node.value());
+  }
+}
+
+void PrefixIndex::unlink_child(NodeId node) {
+  const Node& n = at(node);
+  if (n.next_sibling != kNone)
+    nodes_[static_cast<size_t>(n.next_sibling)].previous_sibling = n.previous_sibling;
+  if (n.previous_sibling != kNone) {
+    nodes_[static_cast<size_t>(n.previous_sibling)].next_sibling = n.next_sibling;
+  } else if (n.next_sibling != kNone) {
+    first_children_.replace(first_token_hash(n.parent, n.first_token), node.value(),
+                            n.next_sibling);
+  } else {
+    first_children_.erase(first_token_hash(n.parent, n.first_token), node.value());
+  }
+}
+
+// ---- what is gone ----
+
+uint64_t PrefixIndex::ghost_key(const BlockKey& key) {
+  uint64_t first;
+  std::memcpy(&first, key.bytes.data(), sizeof first);
+  return first;
+}
+
+// A tail has no key of its own; its parent's and its tokens tell it from others.
+uint64_t PrefixIndex::ghost_key_of(NodeId node) const {
+  const Node& n = nodes_[index(node)];
+  if (n.num_tokens == block_tokens_) return ghost_key(n.key);
+  return tail_ghost_key(nodes_[static_cast<size_t>(n.parent)].key, tokens(node));
+}
+
+uint64_t PrefixIndex::tail_ghost_key(const BlockKey& parent, std::span<const TokenId> tokens) {
+  return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), ghost_key(parent));
+}
+
+std::optional<Ghost> PrefixIndex::tail_ghost(NodeId parent, std::span<const TokenId> tokens) const {
+  for (size_t length = std::min(tokens.size(), static_cast<size_t>(block_tokens_) - 1); length > 0;
+       --length) {
+    const std::optional<Ghost> ghost =
+        ghosts_.find(tail_ghost_key(key(parent), tokens.first(length)));
+    if (ghost.has_value()) return ghost;
+  }
+  return std::nullopt;
+}
+
+void PrefixIndex::remember(NodeId node, GoneReason reason) {
+  const Node& n = at(node);
+  ghosts_.add(ghost_key_of(node),
+              {.last_use_ns = n.last_use_ns,
+               .hits = n.hits,
+               .queue = n.queue,
+               .reason = n.priority == kExpiredPriority ? GoneReason::kExpired : reason});
 }
 
 void PrefixIndex::give_block(NodeId node, int group, BlockRef block) {
@@ -245,7 +371,7 @@ void PrefixIndex::give_block(NodeId node, int group, BlockRef block) {
 // REQUIRES: no children, no holders.
 void PrefixIndex::remove_node(NodeId node) {
   Node& n = at(node);
-  QUIPU_CHECK(n.live && n.first_child == kNone && n.holders == 0, "removing node {} in use",
+  QUIPU_CHECK(n.live && n.children == 0 && n.holders == 0, "removing node {} in use",
               node.value());
   for (int group = 0; group < num_groups(); ++group) {
     if (is_windowed(group)) {
@@ -256,16 +382,14 @@ void PrefixIndex::remove_node(NodeId node) {
       block(node, group) = BlockRef();
     }
   }
-  if (n.num_tokens == block_tokens_) closed_children_.erase(child_key(n.parent, tokens(node)));
-  if (n.expires_ns.has_value()) expiring_.erase({*n.expires_ns, node.value()});
-  if (evictable(n)) order_.erase(order_key(node.value()));
-  if (n.previous_sibling != kNone)
-    nodes_[static_cast<size_t>(n.previous_sibling)].next_sibling = n.next_sibling;
-  if (n.next_sibling != kNone)
-    nodes_[static_cast<size_t>(n.next_sibling)].previous_sibling = n.previous_sibling;
-  change_node(NodeId(n.parent), [&](Node& p) {
-    if (p.first_child == node.value()) p.first_child = n.next_sibling;
-  });
+  if (n.num_tokens == block_tokens_) closed_children_.erase(n.hash, node.value());
+  if (n.expires) {
+    expiring_.erase({expiry_.at(node.value()), node.value()});
+    expiry_.erase(node.value());
+  }
+  if (evictable(n)) order_.erase(place(node));
+  unlink_child(node);
+  change_node(NodeId(n.parent), [](Node& p) { --p.children; });
   --num_cached_;
   --num_nodes_;
   n = Node();
@@ -345,51 +469,54 @@ void PrefixIndex::take_tail(NodeId tail, std::span<BlockRef> blocks) {
   remove_node(tail);
 }
 
-void PrefixIndex::expire(int64_t now_ns) {
-  while (!expiring_.empty() && expiring_.begin()->first <= now_ns) {
+void PrefixIndex::expire() {
+  while (!expiring_.empty() && expiring_.begin()->first <= now_ns_) {
     const NodeId node(expiring_.begin()->second);
     expiring_.erase(expiring_.begin());
+    expiry_.erase(node.value());
     take_out_of_window_orders(node);
     change_node(node, [](Node& n) {
-      n.expires_ns.reset();
+      n.expires = false;
       n.priority = kExpiredPriority;
     });
     put_into_window_orders(node);
   }
 }
 
-bool PrefixIndex::evict_one(int64_t now_ns, std::optional<NodeId> keep) {
-  expire(now_ns);
-  for (const OrderKey& key : order_) {
-    const NodeId node(std::get<2>(key));
-    if (node == keep) continue;
-    policy_->evicted(std::get<1>(key));
-    const int32_t parent = at(node).parent;
-    remove_node(node);
-    if (const auto salt = salts_.find(parent); salt != salts_.end())
-      forget_root_if_empty(*salt->second);
-    return true;
-  }
-  return false;
+std::optional<NodeId> PrefixIndex::victim(std::optional<NodeId> keep) {
+  expire();
+  const std::optional<EvictionOrder::Place> least = order_.least(
+      now_ns_, keep.has_value() ? std::optional(keep->value()) : std::nullopt);
+  return least.has_value() ? std::optional(NodeId(least->node)) : std::nullopt;
+}
+
+void PrefixIndex::evict(NodeId node) {
+  order_.policy().evicted(at(node).worth);
+  remember(node, GoneReason::kEvicted);
+  const int32_t parent = at(node).parent;
+  remove_node(node);
+  if (const auto salt = salts_.find(parent); salt != salts_.end())
+    forget_root_if_empty(*salt->second);
 }
 
 void PrefixIndex::clear() {
-  while (!order_.empty()) remove_node(NodeId(std::get<2>(*order_.begin())));
+  while (const std::optional<NodeId> node = victim()) {
+    remember(*node, GoneReason::kCleared);
+    remove_node(*node);
+  }
   std::vector<std::string> salts;
   for (const auto& [salt, root] : roots_) salts.push_back(salt);
   for (const std::string& salt : salts) forget_root_if_empty(salt);
 }
 
 size_t PrefixIndex::index_bytes() const {
-  constexpr size_t kMapNodeBytes = sizeof(ChildKey) + sizeof(int32_t) + 3 * sizeof(void*);
-  constexpr size_t kSetNodeBytes = sizeof(OrderKey) + 4 * sizeof(void*);
+  constexpr size_t kSetNodeBytes = sizeof(std::pair<int64_t, int32_t>) + 4 * sizeof(void*);
   size_t bytes =
       nodes_.capacity() * sizeof(Node) + tokens_.capacity() * sizeof(TokenId) +
       blocks_.capacity() * sizeof(BlockRef) + window_uses_.capacity() * sizeof(WindowUse) +
-      closed_children_.size() * kMapNodeBytes + closed_children_.bucket_count() * sizeof(void*) +
-      (order_.size() + expiring_.size()) * kSetNodeBytes;
-  for (const WindowGroup& window : windows_)
-    bytes += window.order.size() * (sizeof(WindowKey) + 4 * sizeof(void*));
+      closed_children_.bytes() + first_children_.bytes() + order_.bytes() +
+      unused_.capacity() * sizeof(int32_t) + 2 * expiring_.size() * kSetNodeBytes + ghosts_.bytes();
+  for (const WindowGroup& window : windows_) bytes += window.order.bytes();
   return bytes;
 }
 
@@ -401,7 +528,7 @@ void PrefixIndex::check_node(NodeId node) const {
   QUIPU_CHECK(parent.num_tokens == 0 || parent.holders >= n.holders,
               "node {} has more holders than its parent", node.value());
   if (n.num_tokens < block_tokens_) {
-    QUIPU_CHECK(n.first_child == kNone && n.holders == 0, "tail {} is in use", node.value());
+    QUIPU_CHECK(n.children == 0 && n.holders == 0, "tail {} is in use", node.value());
   }
   for (int32_t s = n.next_sibling; s != kNone; s = nodes_[static_cast<size_t>(s)].next_sibling) {
     const int common = common_prefix(tokens(node), tokens(NodeId(s)));
@@ -415,7 +542,7 @@ void PrefixIndex::check_node(NodeId node) const {
     QUIPU_CHECK(references == 1 + n.holders, "node {}: {} references, {} holders", node.value(),
                 references, n.holders);
   }
-  QUIPU_CHECK(!evictable(n) || order_.contains(order_key(node.value())),
+  QUIPU_CHECK(!evictable(n) || order_.contains(place(node)),
               "node {} is missing in the eviction order", node.value());
 }
 

@@ -49,7 +49,9 @@
 #include "base/strong_id.h"
 #include "kv/block_key.h"
 #include "kv/block_pool.h"
-#include "kv/eviction_policy.h"
+#include "kv/eviction_order.h"
+#include "kv/ghost_record.h"
+#include "kv/id_table.h"
 
 namespace quipu {
 
@@ -87,8 +89,9 @@ class WindowScan {
 class PrefixIndex {
  public:
   // REQUIRES: at most one group keeps everything, and it is the first.
+  // `policy`: known to make_eviction_policy(). `ghosts`: how many evicted nodes are remembered.
   PrefixIndex(int block_tokens, std::vector<KvLifetime> groups, std::string fingerprint,
-              std::unique_ptr<EvictionPolicy> policy);
+              std::string_view policy, size_t ghosts);
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
@@ -104,9 +107,15 @@ class PrefixIndex {
     std::optional<NodeId> partial;  // a child of the last one of which the first tokens match
     int partial_tokens = 0;
     int64_t tokens = 0;  // path.size() * block_tokens + partial_tokens
+    // Where the closed nodes end that match, whether or not every group can go on there.
+    NodeId last_seen;
+    int64_t tokens_seen = 0;  // UNITS: tokens, whole blocks
   };
   // The longest cached beginning of `tokens` after which every group can go on. Changes nothing.
   Match match(NodeId root, std::span<const TokenId> tokens) const;
+
+  // The closed nodes that match, from the root's child down, whatever blocks they have.
+  std::vector<NodeId> closed_path(NodeId root, std::span<const TokenId> tokens) const;
 
   bool has_block(NodeId node, int group) const { return block(node, group).valid(); }
   BlockRef share_block(NodeId node, int group) const { return block(node, group).share(); }
@@ -154,11 +163,17 @@ class PrefixIndex {
   void pin(NodeId node);
   void unpin(NodeId node);
 
-  // Evicts the least worthy leaf and gives its block back. `keep` is passed over. False when
-  // nothing can go.
-  bool evict_one(int64_t now_ns, std::optional<NodeId> keep = std::nullopt);
-  // Evicts the least worthy block of a windowed group; its node stays. The same otherwise.
-  bool evict_window_block(int group, int64_t now_ns, std::optional<NodeId> keep = std::nullopt);
+  // The time of what happens from now on. UNITS: ns of the cache's clock; never goes back.
+  void set_time(int64_t now_ns) { now_ns_ = now_ns; }
+
+  // The least worthy leaf, but for `keep`; nothing when none can go.
+  std::optional<NodeId> victim(std::optional<NodeId> keep = std::nullopt);
+  // The node whose block in a windowed group is the least worthy; the node would stay.
+  std::optional<NodeId> window_victim(int group, std::optional<NodeId> keep = std::nullopt);
+  // Gives back the blocks of a leaf, or a block of a windowed group.
+  // REQUIRES: victim() or window_victim() named it, and nothing changed since.
+  void evict(NodeId node);
+  void evict_window_block(NodeId node, int group);
   // Evicts everything that nobody holds or pinned.
   void clear();
 
@@ -173,7 +188,17 @@ class PrefixIndex {
     return is_windowed(group) ? windows_[window_index(group)].cached : num_cached_;
   }
   size_t index_bytes() const;  // UNITS: bytes of bookkeeping
-  std::string_view policy_name() const { return policy_->name(); }
+  std::string_view policy_name() const { return order_.policy().name(); }
+  // What became of a block that is not in the index; nothing when it never was, or long ago.
+  std::optional<Ghost> ghost(const BlockKey& key) const { return ghosts_.find(ghost_key(key)); }
+  // The same of the longest tail after `parent` that `tokens` begin with.
+  std::optional<Ghost> tail_ghost(NodeId parent, std::span<const TokenId> tokens) const;
+  // The child of `parent` that begins like `tokens`, and for how many of them.
+  std::pair<std::optional<NodeId>, int> nearest_child(NodeId parent,
+                                                      std::span<const TokenId> tokens) const;
+  // Whether a block may be kept elsewhere when it is evicted: its time to live is not limited.
+  bool may_outlive(NodeId node) const;
+  const std::unordered_map<std::string, NodeId>& roots() const { return roots_; }
 
   void check_invariants() const;
 
@@ -181,41 +206,34 @@ class PrefixIndex {
   static constexpr int32_t kNone = -1;
 
   struct Node {
-    int32_t parent = kNone, first_child = kNone, next_sibling = kNone, previous_sibling = kNone;
+    int32_t parent = kNone;
+    // Siblings that begin with the same token.
+    int32_t next_sibling = kNone, previous_sibling = kNone;
+    int32_t children = 0;
     int32_t num_tokens = 0;  // 0: a root
     int32_t holders = 0, pins = 0, hits = 0, priority = 0;
-    int64_t position = 0;  // tokens before this block
-    double worth = 0;
-    std::optional<int64_t> expires_ns;
-    BlockKey key;
+    TokenId first_token = 0;
+    uint32_t hash = 0;      // of parent and tokens, of a closed node
+    uint8_t queue = 0;      // of the policy, with `worth`
     bool live = false;
+    bool expires = false;   // at expiry_
+    int64_t position = 0;   // tokens before this block
+    int64_t last_use_ns = 0;
+    double worth = 0;
+    BlockKey key;
   };
   // A node's block in a windowed group.
   struct WindowUse {
     int32_t users = 0, pins = 0, hits = 0;
     bool left_behind = false;  // by the window of the sequence that computed it, and never hit
+    uint8_t queue = 0;
     double worth = 0;
   };
-  // Expired first, then by priority, then by worth.
-  using OrderKey = std::tuple<int32_t, double, int32_t>;
-  // The same, with what windows left behind before what they did not.
-  using WindowKey = std::tuple<int32_t, bool, double, int32_t>;
   struct WindowGroup {
-    std::unique_ptr<EvictionPolicy> policy;
-    std::set<WindowKey> order;  // nodes whose block is evictable, first to go first
-    int blocks = 0;             // in the index
-    int cached = 0;             // without users
-  };
-
-  struct ChildKey {
-    int32_t parent;
-    uint64_t hash;
-    bool operator==(const ChildKey&) const = default;
-  };
-  struct ChildKeyHash {
-    size_t operator()(const ChildKey& key) const noexcept {
-      return key.hash ^ (static_cast<uint64_t>(key.parent) * 0x9E3779B97F4A7C15ull);
-    }
+    explicit WindowGroup(std::unique_ptr<EvictionPolicy> policy) : order(std::move(policy)) {}
+    EvictionOrder order;  // nodes whose block is evictable
+    int blocks = 0;       // in the index
+    int cached = 0;       // without users
   };
 
   static size_t index(NodeId node) { return static_cast<size_t>(node.value()); }
@@ -260,21 +278,33 @@ class PrefixIndex {
   enum class Children { kAll, kWithAllBlocks };
   std::pair<int32_t, int> best_partial_child(NodeId parent, std::span<const TokenId> tokens,
                                              Children children) const;
-  ChildKey child_key(int32_t parent, std::span<const TokenId> tokens) const;
+  static uint32_t child_hash(int32_t parent, std::span<const TokenId> tokens);
+  static uint32_t first_token_hash(int32_t parent, TokenId token);
+  // The first of the children that begin with a token; kNone when there is none.
+  int32_t first_child_with(int32_t parent, TokenId token) const;
+  void link_child(NodeId node);
+  void unlink_child(NodeId node);
+  static uint64_t ghost_key(const BlockKey& key);
+  static uint64_t tail_ghost_key(const BlockKey& parent, std::span<const TokenId> tokens);
+  uint64_t ghost_key_of(NodeId node) const;
+  void remember(NodeId node, GoneReason reason);
 
   bool evictable(const Node& node) const;
   // Brackets every change of a node: out of the order before, back in after.
   template <typename Change>
   void change_node(NodeId node, Change&& change);
-  OrderKey order_key(int32_t node) const;
+  // Its place among its likes from now on. REQUIRES: the node is not in the order.
+  void place_by_use(NodeId node);
+  EvictionOrder::Place place(NodeId node) const;
   bool window_evictable(NodeId node, int group) const;
   // Brackets every change of a node's block in a windowed group, and of what decides its turn.
   template <typename Change>
   void change_window(NodeId node, int group, Change&& change);
-  WindowKey window_key(NodeId node, int group) const;
+  void place_window_by_use(NodeId node, int group);
+  EvictionOrder::Place window_place(NodeId node, int group) const;
   void take_out_of_window_orders(NodeId node);
   void put_into_window_orders(NodeId node);
-  void expire(int64_t now_ns);
+  void expire();
 
   void check_node(NodeId node) const;
   void check_window_invariants() const;
@@ -283,18 +313,21 @@ class PrefixIndex {
   std::vector<KvLifetime> groups_;
   bool keeps_everything_;  // the first group does
   std::string fingerprint_;
-  std::unique_ptr<EvictionPolicy> policy_;
   std::vector<Node> nodes_;
   std::vector<TokenId> tokens_;         // SHAPE: [nodes, block_tokens]
   std::vector<BlockRef> blocks_;        // SHAPE: [nodes, groups]
   std::vector<WindowUse> window_uses_;  // SHAPE: [nodes, windowed groups]
   std::vector<WindowGroup> windows_;    // SHAPE: [windowed groups]
   std::vector<int32_t> unused_;
-  std::unordered_map<ChildKey, int32_t, ChildKeyHash> closed_children_;
+  IdTable closed_children_;  // by parent and tokens
+  IdTable first_children_;   // by parent and first token: the head of the list of siblings
   std::unordered_map<std::string, NodeId> roots_;
   std::unordered_map<int32_t, const std::string*> salts_;  // of the roots; keys of roots_
-  std::set<OrderKey> order_;                        // evictable nodes, first to go first
+  EvictionOrder order_;                             // evictable nodes
   std::set<std::pair<int64_t, int32_t>> expiring_;  // live nodes with a time to live
+  std::unordered_map<int32_t, int64_t> expiry_;     // of the same nodes
+  GhostRecord ghosts_;
+  int64_t now_ns_ = 0;
   int64_t uses_ = 0;
   int num_nodes_ = 0;
   int num_cached_ = 0;

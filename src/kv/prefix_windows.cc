@@ -48,9 +48,24 @@ bool PrefixIndex::window_evictable(NodeId node, int group) const {
   return has_block(node, group) && use.users == 0 && use.pins == 0;
 }
 
-PrefixIndex::WindowKey PrefixIndex::window_key(NodeId node, int group) const {
+// What windows left behind goes before what they did not.
+EvictionOrder::Place PrefixIndex::window_place(NodeId node, int group) const {
   const WindowUse& use = window_use(node, group);
-  return {nodes_[index(node)].priority, !use.left_behind, use.worth, node.value()};
+  return {2 * int64_t{nodes_[index(node)].priority} + (use.left_behind ? 0 : 1), use.worth,
+          node.value(), use.queue};
+}
+
+void PrefixIndex::place_window_by_use(NodeId node, int group) {
+  WindowUse& use = window_use(node, group);
+  EvictionPolicy& policy = windows_[window_index(group)].order.policy();
+  const NodeUse now = {.sequence_number = ++uses_,
+                       .time_ns = now_ns_,
+                       .position = nodes_[index(node)].position,
+                       .hits = use.hits};
+  use.left_behind = false;
+  use.queue = static_cast<uint8_t>(policy.queue_of(now));
+  use.worth = policy.worth(now);
+  policy.waits(use.queue);
 }
 
 template <typename Change>
@@ -59,9 +74,9 @@ void PrefixIndex::change_window(NodeId node, int group, Change&& change) {
   WindowUse& use = window_use(node, group);
   const bool had_block = has_block(node, group);
   const bool was_cached = had_block && use.users == 0;
-  if (window_evictable(node, group)) window.order.erase(window_key(node, group));
+  if (window_evictable(node, group)) window.order.erase(window_place(node, group));
   change(use);
-  if (window_evictable(node, group)) window.order.insert(window_key(node, group));
+  if (window_evictable(node, group)) window.order.insert(window_place(node, group));
   const bool has_block_now = has_block(node, group);
   window.blocks += static_cast<int>(has_block_now) - static_cast<int>(had_block);
   window.cached += static_cast<int>(has_block_now && use.users == 0) - static_cast<int>(was_cached);
@@ -70,23 +85,21 @@ void PrefixIndex::change_window(NodeId node, int group, Change&& change) {
 void PrefixIndex::take_out_of_window_orders(NodeId node) {
   for (int group = keeps_everything_ ? 1 : 0; group < num_groups(); ++group) {
     if (window_evictable(node, group))
-      windows_[window_index(group)].order.erase(window_key(node, group));
+      windows_[window_index(group)].order.erase(window_place(node, group));
   }
 }
 
 void PrefixIndex::put_into_window_orders(NodeId node) {
   for (int group = keeps_everything_ ? 1 : 0; group < num_groups(); ++group) {
     if (window_evictable(node, group))
-      windows_[window_index(group)].order.insert(window_key(node, group));
+      windows_[window_index(group)].order.insert(window_place(node, group));
   }
 }
 
 void PrefixIndex::give_window_block(NodeId node, int group, BlockRef block) {
-  change_window(node, group, [&](WindowUse& use) {
+  change_window(node, group, [&](WindowUse&) {
     this->block(node, group) = std::move(block);
-    use.left_behind = false;
-    use.worth = windows_[window_index(group)].policy->worth(
-        {.sequence_number = ++uses_, .position = nodes_[index(node)].position, .hits = use.hits});
+    place_window_by_use(node, group);
   });
 }
 
@@ -96,10 +109,10 @@ void PrefixIndex::drop_window_block(NodeId node, int group) {
 
 void PrefixIndex::touch_window(NodeId node, int group) {
   change_window(node, group, [&](WindowUse& use) {
+    windows_[window_index(group)].order.policy().returned(
+        use.queue, now_ns_ - nodes_[index(node)].last_use_ns);
     ++use.hits;
-    use.left_behind = false;
-    use.worth = windows_[window_index(group)].policy->worth(
-        {.sequence_number = ++uses_, .position = nodes_[index(node)].position, .hits = use.hits});
+    place_window_by_use(node, group);
   });
 }
 
@@ -138,19 +151,19 @@ void PrefixIndex::pin_windows(NodeId node, int difference) {
   }
 }
 
-bool PrefixIndex::evict_window_block(int group, int64_t now_ns, std::optional<NodeId> keep) {
-  expire(now_ns);
-  WindowGroup& window = windows_[window_index(group)];
-  for (const WindowKey& key : window.order) {
-    const NodeId node(std::get<3>(key));
-    if (node == keep) continue;
-    // What windows left behind says nothing about the worth of what is kept.
-    if (!window_use(node, group).left_behind) window.policy->evicted(std::get<2>(key));
-    drop_window_block(node, group);
-    remove_bare_leaves(node);
-    return true;
-  }
-  return false;
+std::optional<NodeId> PrefixIndex::window_victim(int group, std::optional<NodeId> keep) {
+  expire();
+  const std::optional<EvictionOrder::Place> least = windows_[window_index(group)].order.least(
+      now_ns_, keep.has_value() ? std::optional(keep->value()) : std::nullopt);
+  return least.has_value() ? std::optional(NodeId(least->node)) : std::nullopt;
+}
+
+void PrefixIndex::evict_window_block(NodeId node, int group) {
+  // What windows left behind says nothing about the worth of what is kept.
+  const WindowUse& use = window_use(node, group);
+  if (!use.left_behind) windows_[window_index(group)].order.policy().evicted(use.worth);
+  drop_window_block(node, group);
+  remove_bare_leaves(node);
 }
 
 void PrefixIndex::check_window_invariants() const {
@@ -173,7 +186,7 @@ void PrefixIndex::check_window_invariants() const {
                   group, references, use.users);
       if (!window_evictable(node, group)) continue;
       ++evictable_blocks;
-      QUIPU_CHECK(window.order.contains(window_key(node, group)),
+      QUIPU_CHECK(window.order.contains(window_place(node, group)),
                   "node {} is missing in the order of group {}", i, group);
     }
     QUIPU_CHECK(evictable_blocks == window.order.size(), "{} blocks in the order, {} evictable",

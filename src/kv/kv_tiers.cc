@@ -1,0 +1,247 @@
+// The cache and the tier below it: what goes down when it is evicted, and how it comes back.
+#include <algorithm>
+
+#include "kv/kv_cache.h"
+
+namespace quipu {
+
+std::string_view miss_reason_name(MissReason reason) {
+  switch (reason) {
+    case MissReason::kNone: return "none";
+    case MissReason::kNeverSeen: return "never_seen";
+    case MissReason::kEvicted: return "evicted";
+    case MissReason::kExpired: return "expired";
+    case MissReason::kCleared: return "cleared";
+    case MissReason::kBelowWindow: return "below_window";
+    case MissReason::kOtherSalt: return "other_salt";
+    case MissReason::kNoRoom: return "no_room";
+    case MissReason::kTierFailed: return "tier_failed";
+    case MissReason::kCacheOff: return "cache_off";
+  }
+  return "unknown";
+}
+
+// ---- going down ----
+
+void KvCache::store_before_eviction(NodeId node, int group) {
+  if (config_.tier == nullptr || index_.is_tail(node) || !index_.has_block(node, group)) return;
+  if (!index_.may_outlive(node) ||
+      !cost_.restoring_is_cheaper(config_.block_tokens, group_block_bytes(group))) {
+    ++counters_.blocks_not_stored;
+    return;
+  }
+  stores_.push_back({group, index_.block_id(node, group), {index_.key(node), group}});
+  ++counters_.blocks_stored;
+}
+
+bool KvCache::would_store(const SequenceKv& sequence) const {
+  if (config_.tier == nullptr || sequence.path.empty()) return false;
+  uint64_t bytes = 0;
+  for (int group = 0; group < num_groups(); ++group) bytes += group_block_bytes(group);
+  return cost_.restoring_is_cheaper(config_.block_tokens, bytes);
+}
+
+void KvCache::take_transfers(std::vector<KvStore>& stores, std::vector<KvLoad>& loads) {
+  stores.insert(stores.end(), stores_.begin(), stores_.end());
+  loads.insert(loads.end(), loads_.begin(), loads_.end());
+  stores_.clear();
+  loads_.clear();
+}
+
+// ---- coming back ----
+
+// Which blocks would have to come for a prompt to begin after `blocks` blocks.
+struct KvCache::PromotionPlan {
+  std::vector<NodeId> path;           // what the index has of the prompt, windows aside
+  std::vector<BlockKey> keys;         // of the prompt's blocks, from the first
+  int blocks = 0;                     // 0: nothing to gain
+  std::vector<std::pair<int, int>> loads;  // (block, group), by block
+  std::vector<int> loads_of;          // SHAPE: [groups]
+  uint64_t bytes = 0;
+};
+
+KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
+                                               std::span<const TokenId> wanted) {
+  const auto block = static_cast<size_t>(config_.block_tokens);
+  const auto groups = static_cast<size_t>(num_groups());
+  const NodeId root = index_.root(sequence.salt);
+  PromotionPlan plan;
+  plan.path = index_.closed_path(root, wanted);
+  plan.loads_of.resize(groups);
+  for (const NodeId node : plan.path) plan.keys.push_back(index_.key(node));
+  const bool first_keeps_everything = !index_.is_windowed(0);
+  WindowScan windows(lifetimes_, config_.block_tokens);
+  std::vector<TierKey> asked(groups);
+  std::vector<uint8_t> found(groups);
+  for (size_t i = 0; (i + 1) * block <= wanted.size(); ++i) {
+    const bool in_index = i < plan.path.size();
+    if (!in_index) {
+      const BlockKey& parent = i == 0 ? index_.key(root) : plan.keys[i - 1];
+      plan.keys.push_back(block_key(parent, wanted.subspan(i * block, block)));
+    }
+    for (size_t g = 0; g < groups; ++g) asked[g] = {plan.keys[i], static_cast<int32_t>(g)};
+    config_.tier->lookup(asked, found);
+    for (size_t g = 0; g < groups; ++g) {
+      if (in_index && index_.has_block(plan.path[i], static_cast<int>(g))) found[g] = 1;
+      windows.add(g, found[g] != 0);
+    }
+    // Past a hole in the group that keeps everything nothing can be reused.
+    if (first_keeps_everything && found[0] == 0) break;
+    if (windows.is_whole(static_cast<int64_t>((i + 1) * block)))
+      plan.blocks = static_cast<int>(i) + 1;
+  }
+  for (int i = 0; i < plan.blocks; ++i) {
+    for (int g = 0; g < num_groups(); ++g) {
+      const BlockTable table(config_.block_tokens, lifetime(g));
+      const bool needed = i < sink_blocks(lifetime(g), config_.block_tokens) ||
+                          i >= table.first_needed(int64_t{plan.blocks} * config_.block_tokens);
+      const bool in_memory = i < static_cast<int>(plan.path.size()) &&
+                             index_.has_block(plan.path[static_cast<size_t>(i)], g);
+      if (!needed || in_memory) continue;
+      plan.loads.emplace_back(i, g);
+      ++plan.loads_of[static_cast<size_t>(g)];
+      plan.bytes += group_block_bytes(g);
+    }
+  }
+  return plan;
+}
+
+std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
+                                                std::span<const TokenId> tokens,
+                                                int64_t reuse_max) {
+  if (config_.tier == nullptr || !config_.publish) return std::nullopt;
+  index_.set_time(clock_.now_ns());
+  const std::span<const TokenId> wanted = tokens.first(
+      static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
+  const int64_t matched = index_.match(index_.root(sequence.salt), wanted).tokens;
+  const PromotionPlan plan = plan_promotion(sequence, wanted);
+  const int64_t gained = int64_t{plan.blocks} * config_.block_tokens - matched;
+  if (gained <= 0 || plan.loads.empty() || !cost_.restoring_is_cheaper(gained, plan.bytes))
+    return std::nullopt;
+  // What the new blocks hang on must not be evicted to make room for them.
+  for (const NodeId node : plan.path) index_.acquire(node);
+  bool has_room = true;
+  for (int g = 0; g < num_groups(); ++g)
+    has_room = has_room && plan.loads_of[static_cast<size_t>(g)] <= available_blocks(g);
+  for (int g = 0; g < num_groups() && has_room; ++g)
+    has_room = make_room(g, plan.loads_of[static_cast<size_t>(g)]);
+  std::optional<PromotionTicket> ticket;
+  if (has_room) {
+    ticket = {PromotionId(next_promotion_++), matched, matched + gained};
+    Promotion& promotion = promotions_[ticket->id.value()];
+    promotion.prefix.salt = sequence.salt;
+    promotion.prefix.retention = sequence.retention;
+    const auto end = static_cast<size_t>(plan.blocks) * static_cast<size_t>(config_.block_tokens);
+    promotion.tokens.assign(wanted.begin(), wanted.begin() + static_cast<ptrdiff_t>(end));
+    start_loads(promotion, ticket->id.value(), plan);
+    ++counters_.promotions;
+  }
+  for (auto node = plan.path.rbegin(); node != plan.path.rend(); ++node) index_.release(*node);
+  return ticket;
+}
+
+// REQUIRES: room for all of the plan's blocks.
+void KvCache::start_loads(Promotion& promotion, int64_t id, const PromotionPlan& plan) {
+  promotion.first = plan.loads.front().first;
+  promotion.blocks.resize(static_cast<size_t>(plan.blocks - promotion.first));
+  for (PromotedBlock& block : promotion.blocks)
+    block.blocks.resize(static_cast<size_t>(num_groups()));
+  for (const auto& [i, g] : plan.loads) {
+    const auto at = static_cast<size_t>(i - promotion.first);
+    const auto group = static_cast<size_t>(g);
+    BlockRef block = std::move(pool(g).allocate()).value();
+    const TransferId transfer(next_transfer_++);
+    loads_.push_back({g, block.id(), {plan.keys[static_cast<size_t>(i)], g}, transfer});
+    loading_[transfer.value()] = {id, at, g};
+    promotion.blocks[at].blocks[group] = std::move(block);
+    ++promotion.pending;
+    ++in_flight_[group];
+  }
+}
+
+void KvCache::finish_transfers() {
+  if (config_.tier == nullptr || loading_.empty()) return;
+  index_.set_time(clock_.now_ns());
+  ended_.clear();
+  config_.tier->poll(ended_);
+  for (const TierCompletion& end : ended_) {
+    const auto place = loading_.find(end.transfer.value());
+    QUIPU_CHECK(place != loading_.end(), "the tier ended transfer {}, which nobody began",
+                end.transfer.value());
+    Promotion& promotion = promotions_.at(place->second.promotion);
+    const bool is_lost = end.outcome != TierOutcome::kDone;
+    if (is_lost) promotion.blocks[place->second.block].is_lost = true;
+    ++(is_lost ? counters_.blocks_lost : counters_.blocks_restored);
+    if (--promotion.pending == 0) {
+      publish(promotion);
+      promotions_.erase(place->second.promotion);
+    }
+    loading_.erase(place);
+  }
+}
+
+// Puts what came into the index, up to the first block that did not.
+void KvCache::publish(Promotion& promotion) {
+  for (const PromotedBlock& block : promotion.blocks) {
+    for (size_t group = 0; group < block.blocks.size(); ++group)
+      in_flight_[group] -= block.blocks[group].valid() ? 1 : 0;
+  }
+  const auto size = static_cast<size_t>(config_.block_tokens);
+  const NodeId root = index_.root(promotion.prefix.salt);
+  std::vector<NodeId> path = index_.closed_path(root, promotion.tokens);
+  if (path.size() < static_cast<size_t>(promotion.first)) {  // evicted in the meantime
+    ++counters_.promotions_orphaned;
+    return;
+  }
+  std::vector<NodeId> held;
+  NodeId parent = promotion.first == 0 ? root : path[static_cast<size_t>(promotion.first) - 1];
+  for (size_t i = 0; i < promotion.blocks.size(); ++i) {
+    PromotedBlock& block = promotion.blocks[i];
+    const size_t at = static_cast<size_t>(promotion.first) + i;
+    // A node must not be made without the block that every node has.
+    const bool lacks_block =
+        at >= path.size() && !index_.is_windowed(0) && !block.blocks.front().valid();
+    if (block.is_lost || lacks_block) break;
+    parent = index_
+                 .insert(parent, std::span<const TokenId>(promotion.tokens).subspan(at * size, size),
+                         block.blocks, promotion.prefix.retention)
+                 .node;
+    held.push_back(parent);
+  }
+  for (auto node = held.rbegin(); node != held.rend(); ++node) index_.release(*node);
+}
+
+// ---- saying what happened ----
+
+void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> tokens,
+                      int64_t reuse_max, KvExplanation& explanation) {
+  if (!config_.publish) return;
+  const std::span<const TokenId> wanted = tokens.first(
+      static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
+  const NodeId root = index_.root(sequence.salt);
+  const PrefixIndex::Match match = index_.match(root, wanted);
+  const auto block = static_cast<size_t>(config_.block_tokens);
+  const auto seen = static_cast<size_t>(match.tokens_seen);
+  // How far what is gone would have led.
+  BlockKey key = index_.key(match.last_seen);
+  for (size_t at = seen; at + block <= wanted.size(); at += block) {
+    key = block_key(key, wanted.subspan(at, block));
+    const std::optional<Ghost> ghost = index_.ghost(key);
+    if (!ghost.has_value()) break;
+    explanation.gone = static_cast<int64_t>(at + block) - explanation.reused();
+    if (!explanation.gone_age_ns.has_value())
+      explanation.gone_age_ns = clock_.now_ns() - ghost->last_use_ns;
+  }
+  const auto [child, common] = index_.nearest_child(match.last_seen, wanted.subspan(seen));
+  if (child.has_value() && common < static_cast<int>(index_.tokens(*child).size()) &&
+      seen + static_cast<size_t>(common) < wanted.size()) {
+    explanation.cached_token = index_.tokens(*child)[static_cast<size_t>(common)];
+  }
+  if (explanation.reason != MissReason::kNeverSeen) return;
+  for (const auto& [salt, other] : index_.roots()) {
+    if (salt != sequence.salt && index_.match(other, wanted).tokens > explanation.reused())
+      explanation.reason = MissReason::kOtherSalt;
+  }
+}
+
+}  // namespace quipu
