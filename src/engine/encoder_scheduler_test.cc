@@ -113,8 +113,10 @@ TEST_P(EncoderScheduler, EveryRequestGetsItsOwnOutputUnderPressure) {
     scheduler.plan(plan);
     size_t encoded = 0;
     for (const EncodeTask& task : plan.encodes) encoded += task.input.size();
-    if (settings.keep_kv && plan.encodes.size() > 1)
-      EXPECT_LE(encoded - plan.encodes.back().input.size(), 24u);
+    // Several only where all of them fit.
+    if (settings.keep_kv && plan.encodes.size() > 1) {
+      EXPECT_LE(encoded, 24u);
+    }
     if (!plan.empty()) scheduler.commit(plan, model.run(plan), events);
     for (const StepEvent& event : events) {
       if (event.token) outputs[event.id.value()].push_back(*event.token);

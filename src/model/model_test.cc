@@ -188,8 +188,12 @@ TEST(EncoderDecoder, MutatedMetadataIsRefusedOrUsable) {
     ASSERT_GE(both.decoder_start_token, 0);
     ASSERT_TRUE(std::isfinite(both.embedding_scale));
     ASSERT_EQ(config->head_count % config->head_count_kv, 0);
-    if (both.sinusoid) ASSERT_EQ(config->embedding_length % 2, 0);
-    if (both.relative_buckets > 0) ASSERT_GT(both.relative_max_distance, both.relative_buckets / 2);
+    if (both.sinusoid) {
+      ASSERT_EQ(config->embedding_length % 2, 0);
+    }
+    if (both.relative_buckets > 0) {
+      ASSERT_GT(both.relative_max_distance, both.relative_buckets / 2);
+    }
   }
   EXPECT_GT(usable, 1000);
 }
