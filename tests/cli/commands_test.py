@@ -31,6 +31,33 @@ class Run(CliTest):
         self.assertRegex(out["logits_hash"], "^[0-9a-f]{16}$")
         self.assertEqual(out["seed"], 3)
 
+    def test_several_prompts_share_the_cache_and_say_so(self):
+        common = "Once upon a time there was a little girl who liked to play in the park with her "
+        lines = self.ok("run", "-m", text_model(), "-n", 2, "--temp", 0, "--seed", 1, "--json", "--explain-cache", "--stats",
+                        common + "dog", common + "cat").strip().splitlines()
+        first, second = (json.loads(line) for line in lines)
+        self.assertEqual(first["cache"]["reused"], 0)
+        self.assertEqual(first["cache"]["reason"], "never_seen")
+        reused = second["cache"]["reused"]
+        self.assertGreater(reused, 5)
+        self.assertEqual(second["usage"]["cached_tokens"], reused)
+        self.assertEqual(sum(second["cache"][source] for source in ("shared", "tail", "copied")), reused)
+        self.assertEqual(second["stats"]["prefix_cache_hits"], reused)
+        self.assertEqual(second["stats"]["requests"]["finished"], 2)
+
+    def test_evicted_blocks_come_back_from_host_memory_with_equal_bits(self):
+        a, b = "The cat sat on the mat. " * 20, "A dog ran to the tall tree. " * 20
+        common = ["run", "-m", text_model(), "--temp", 0, "--seed", 1, "--kv-block", 16, "--stats"]
+        alone = self.json(*common, "-n", 0, a)
+        # Room for one of the prompts and a little more.
+        memory = (alone["usage"]["prompt_tokens"] // 16 + 4) * alone["stats"]["groups"][0]["block_bytes"]
+        lines = self.ok(*common, "-n", 3, "--json", "--kv-memory", memory, "--kv-host-memory", "64MiB", a, b, a)
+        lines = lines.strip().splitlines()
+        first, _, third = (json.loads(line) for line in lines)
+        self.assertGreater(third["stats"]["host_tier"]["loads"], 0)
+        self.assertGreater(third["stats"]["tokens_reused"]["from_tier"], 0)
+        self.assertEqual(third["logits_hash"], first["logits_hash"])
+
     def test_streamed_text_equals_the_json_text(self):
         arguments = ["run", "-m", text_model(), "-n", 20, "--seed", 3, "--ignore-eos", "Once upon a time"]
         self.assertEqual(self.ok(*arguments).rstrip("\n"), self.json(*arguments)["text"].rstrip("\n"))
