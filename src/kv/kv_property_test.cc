@@ -120,6 +120,7 @@ class World {
   }
 
   void begin_again(Live& request) {
+    // A sequence that was cut back to nothing has no last token to compute.
     const auto reuse_max = std::max<int64_t>(0, static_cast<int64_t>(request.tokens.size()) - 1);
     const KvExplanation found =
         cache_.begin(request.kv, request.tokens, reuse_max, copies_);
