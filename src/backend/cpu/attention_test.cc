@@ -217,10 +217,9 @@ std::vector<double> int4_row(const float* x, size_t n, size_t size) {
   for (size_t begin = 0; begin < n; begin += size) {
     const size_t end = std::min(n, begin + size);
     const auto [low, high] = std::minmax_element(x + begin, x + end);
-    float minimum = bf16_to_f32(f32_to_bf16(*low));
-    while (minimum > *low) {
-      minimum = bf16_to_f32(f32_to_bf16(minimum - std::abs(minimum) / 256));
-    }
+    uint16_t bits = f32_to_bf16(*low);
+    if (bf16_to_f32(bits) > *low) bits = static_cast<uint16_t>(*low < 0 ? bits + 1 : bits - 1);
+    const float minimum = bf16_to_f32(bits);
     const float scale = bf16_to_f32(bf16_towards_infinity((*high - minimum) / 15));
     for (size_t i = begin; i < end; ++i) {
       const float steps = scale == 0 ? 0 : std::floor((x[i] - minimum) * (1 / scale) + 0.5f);
