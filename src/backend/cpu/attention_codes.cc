@@ -147,7 +147,7 @@ void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, Atte
   const auto rows = static_cast<size_t>(unit_rows(unit));
   const auto dim = static_cast<size_t>(job.view.layout.key_dim);
   for (size_t r = 0; r < rows; ++r) {
-    const float* q = row_query(job, unit, unit.row_begin + static_cast<int32_t>(r));
+    const float* q = row_query(job, unit, static_cast<int>(r));
     if (job.is_int4()) {  // rotated as the keys are
       std::copy(q, q + dim, w.scaled);
       rotate_hadamard(w.scaled, dim);

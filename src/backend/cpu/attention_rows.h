@@ -32,6 +32,7 @@ struct AttentionJob {
   int group;                        // query heads per KV head
   size_t key_units;                 // of a query: elements (f32), pairs (bf16) or quads (codes)
   size_t value_stride;              // value_dim rounded up to whole vectors
+  const JoinedRow* joined_rows = nullptr;
   RowState* part_states = nullptr;  // split chunks
   float* part_values = nullptr;
 
@@ -65,15 +66,22 @@ size_t workspace_bytes(const AttentionJob& job);
 
 inline int unit_rows(const AttentionUnit& unit) { return unit.row_end - unit.row_begin; }
 
-inline int32_t row_token(const AttentionJob& job, const AttentionUnit& unit, int32_t row) {
-  return job.args.query_start[unit.sequence] + row / job.group;
+// Row r of a unit: its token, and its query head.
+struct RowPlace {
+  size_t token, head;
+};
+inline RowPlace row_place(const AttentionJob& job, const AttentionUnit& unit, int r) {
+  const int32_t row = unit.kind == UnitKind::kJoined ? job.joined_rows[unit.row_begin + r].row
+                                                     : unit.row_begin + r;
+  return {static_cast<size_t>(row / job.group),
+          static_cast<size_t>(unit.kv_head * job.group + row % job.group)};
 }
 
 // SHAPE: [key_dim]
-inline const float* row_query(const AttentionJob& job, const AttentionUnit& unit, int32_t row) {
-  const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
-  return job.args.q + static_cast<size_t>(row_token(job, unit, row)) * job.args.q_stride +
-         head * static_cast<size_t>(job.view.layout.key_dim);
+inline const float* row_query(const AttentionJob& job, const AttentionUnit& unit, int r) {
+  const RowPlace place = row_place(job, unit, r);
+  return job.args.q + place.token * job.args.q_stride +
+         place.head * static_cast<size_t>(job.view.layout.key_dim);
 }
 
 inline const uint8_t* head_data(const AttentionJob& job, const AttentionUnit& unit,

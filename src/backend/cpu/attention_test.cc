@@ -142,6 +142,14 @@ class Cache {
     return out;
   }
 
+  // The first `tokens` tokens of `from`, whole blocks, become those of `to` as well.
+  void share(int from, int to, size_t tokens) {
+    const auto blocks = static_cast<ptrdiff_t>(tokens) / shape_.block_tokens;
+    std::copy_n(tables_.begin() + from * kBlocksPerSequence, blocks,
+                tables_.begin() + to * kBlocksPerSequence);
+    done_[static_cast<size_t>(to)] = tokens;
+  }
+
   static float scale(const Shape& s) { return 1.0f / std::sqrt(static_cast<float>(s.key_dim)); }
 
  private:
@@ -422,6 +430,59 @@ TEST_P(AttentionTest, BitsDoNotDependOnTheBatch) {
       }
     }
     for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bits(together[i], alone[i])) << i;
+  }
+}
+
+// Sequences with a prefix in the same blocks, which are read for all of them at once: four share
+// 1,024 tokens, two of these 512 more, one shares nothing, and one still computes its prompt.
+TEST_P(AttentionTest, BitsDoNotDependOnSharedPrefixes) {
+  const Shape s = shape();
+  if (s.block_tokens * Cache::kBlocksPerSequence < 1800) GTEST_SKIP() << "blocks too small";
+  const Tokens stem(s, 1536, 50);
+  std::vector<Tokens> sequences;
+  const std::vector<size_t> common = {1536, 1536, 1024, 1024, 0, 1024};
+  for (size_t i = 0; i < common.size(); ++i) {
+    sequences.emplace_back(s, 1536 + 9, 60 + i);
+    Tokens& own = sequences.back();
+    for (auto [to, from] : {std::pair{&own.q, &stem.q}, {&own.k, &stem.k}, {&own.v, &stem.v}}) {
+      const size_t width = from->size() / stem.count;
+      std::copy_n(from->begin(), static_cast<ptrdiff_t>(common[i] * width), to->begin());
+    }
+  }
+  const size_t row = static_cast<size_t>(s.heads * s.value_dim);
+  auto backend = make_backend(isa());
+  std::vector<std::vector<float>> alone;
+  for (const Tokens& tokens : sequences) alone.push_back(prefill(*backend, s, tokens, 1545));
+  for (const int threads : {1, 3}) {
+    auto many = make_backend(isa(), threads);
+    Cache cache(*many, s, static_cast<int>(sequences.size()));
+    cache.step({{0, &sequences[0], 1536}});
+    std::vector<size_t> done = common;
+    for (size_t i = 1; i < common.size(); ++i) {
+      if (common[i] > 0) cache.share(0, static_cast<int>(i), common[i]);
+      // All but the last are at their last tokens.
+      if (i + 1 == common.size() || done[i] == 1536) continue;
+      cache.step({{static_cast<int>(i), &sequences[i], 1536 - done[i]}});
+      done[i] = 1536;
+    }
+    for (int step = 0; step < 9; ++step) {
+      std::vector<Cache::Piece> pieces;
+      for (size_t i = 0; i < common.size(); ++i) {
+        const size_t count = i + 1 == common.size() ? 37 : 1;
+        pieces.push_back({static_cast<int>(i), &sequences[i], count});
+      }
+      const auto out = cache.step(pieces);
+      size_t at = 0;
+      for (size_t i = 0; i < pieces.size(); at += pieces[i].count, ++i) {
+        const std::vector<float> got(out.begin() + static_cast<ptrdiff_t>(at * row),
+                                     out.begin() + static_cast<ptrdiff_t>((at + pieces[i].count) * row));
+        const std::vector<float> want(
+            alone[i].begin() + static_cast<ptrdiff_t>(done[i] * row),
+            alone[i].begin() + static_cast<ptrdiff_t>((done[i] + pieces[i].count) * row));
+        ASSERT_TRUE(same_bits(got, want)) << threads << " threads, step " << step << ", " << i;
+        done[i] += pieces[i].count;
+      }
+    }
   }
 }
 
