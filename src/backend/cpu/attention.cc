@@ -27,14 +27,22 @@ struct KeyRange {
 KeyRange key_range(const AttentionArgs& args, int32_t sequence, size_t token) {
   if (args.key_counts != nullptr) return {0, args.key_counts[sequence]};
   const int32_t position = args.positions[token];
-  return {args.window > 0 ? std::max(0, position - args.window + 1) : 0, position + 1};
+  if (args.window == 0) return {0, position + 1};
+  return {std::max(args.sinks, position - args.window + 1), position + 1};
+}
+
+// The sinks that a token sees.
+KeyRange sink_range(const AttentionArgs& args, size_t token) {
+  return {0, std::min(args.positions[token] + 1, args.sinks)};
 }
 
 // What each row sees of the chunk, relative to its start; begin == end where it sees nothing.
 void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
-  const int32_t start = chunk * kChunk;
+  const int32_t start = chunk_start(chunk);
   for (int r = 0; r < unit_rows(unit); ++r) {
-    const KeyRange seen = key_range(job.args, unit.sequence, row_place(job, unit, r).token);
+    const size_t token = row_place(job, unit, r).token;
+    const KeyRange seen = chunk == kSinkChunk ? sink_range(job.args, token)
+                                              : key_range(job.args, unit.sequence, token);
     const int begin = std::clamp(seen.begin - start, 0, kChunk);
     const int end = std::clamp(seen.end - start, 0, kChunk);
     w.begin[r] = std::min(begin, end);
@@ -46,7 +54,7 @@ void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace
 const float* row_bias(const Job& job, const AttentionUnit& unit, int chunk, int r) {
   if (job.args.bias == nullptr) return nullptr;
   const RowPlace place = row_place(job, unit, r);
-  return job.args.bias + place.head * job.args.bias_stride + chunk * kChunk -
+  return job.args.bias + place.head * job.args.bias_stride + chunk_start(chunk) -
          job.args.positions[place.token];
 }
 
@@ -88,9 +96,17 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
   }
 }
 
-void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  if (job.has_codes()) return pack_queries_codes(job, unit, w);
-  pack_queries_plain(job, unit, w);
+void pack_queries(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+  if (job.has_codes()) return pack_queries_codes(job, unit, chunk, w);
+  pack_queries_plain(job, unit, chunk, w);
+}
+
+// A unit's chunks in the order of their merge: the sinks, if any, then those that it sees.
+int first_chunk(const Job& job, const AttentionUnit& unit) {
+  return job.args.sinks > 0 ? kSinkChunk : unit.chunk_begin;
+}
+int next_chunk(const AttentionUnit& unit, int chunk) {
+  return chunk == kSinkChunk ? unit.chunk_begin : chunk + 1;
 }
 
 void start_states(const Job& job, int rows, Workspace& w) {
@@ -114,23 +130,28 @@ void finish_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
   }
 }
 
+void attend_and_merge(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+  attend_chunk(job, unit, chunk, w);
+  for (int r = 0; r < unit_rows(unit); ++r)
+    merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
+}
+
 // All chunks of a tile of rows, merged as they come.
 void attend_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  const int rows = unit.row_end - unit.row_begin;
-  pack_queries(job, unit, w);
-  start_states(job, rows, w);
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk) {
-    attend_chunk(job, unit, chunk, w);
-    for (int r = 0; r < rows; ++r) {
-      merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
-    }
+  start_states(job, unit_rows(unit), w);
+  if (job.args.sinks > 0) {
+    pack_queries(job, unit, kSinkChunk, w);
+    attend_and_merge(job, unit, kSinkChunk, w);
   }
+  pack_queries(job, unit, unit.chunk_begin, w);
+  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk)
+    attend_and_merge(job, unit, chunk, w);
   finish_rows(job, unit, w);
 }
 
 // One chunk of a tile of rows: the partial results go to scratch, [chunk][row] of each row unit.
 void attend_one_chunk(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  pack_queries(job, unit, w);
+  pack_queries(job, unit, unit.chunk_begin, w);
   attend_chunk(job, unit, unit.chunk_begin, w);
   for (int r = 0; r < unit_rows(unit); ++r) {
     const size_t part = unit.kind == UnitKind::kJoined ? job.joined_rows[unit.row_begin + r].part
@@ -150,7 +171,8 @@ void merge_split_chunks(const Job& job, const AttentionUnit& unit, Workspace& w)
   const int rows = unit.row_end - unit.row_begin;
   start_states(job, rows, w);
   size_t part = unit.part;
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk) {
+  for (int chunk = first_chunk(job, unit); chunk < unit.chunk_end;
+       chunk = next_chunk(unit, chunk)) {
     for (int r = 0; r < rows; ++r, ++part) {
       merge_row(job, r, job.part_states[part], job.part_values + part * job.value_stride, w);
     }
@@ -176,9 +198,11 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
           first = std::min(first, seen.begin);
           last = std::max(last, seen.end);
         }
-        unit.chunk_begin = first / kChunk;
+        // Among the sinks there may be nothing else to see.
         unit.chunk_end = (last - 1) / kChunk + 1;
-        work += static_cast<size_t>(unit_rows(unit)) * static_cast<size_t>(last - first);
+        unit.chunk_begin = std::min(first / kChunk, unit.chunk_end);
+        work += static_cast<size_t>(unit_rows(unit)) *
+                static_cast<size_t>(std::max(last - first, 0) + job.args.sinks);
         plan.rows.push_back(unit);
       }
     }
@@ -187,21 +211,31 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
 }
 
 // Splits every row unit into its chunks. Returns the number of partial results.
-size_t plan_chunks(AttentionPlan& plan) {
+size_t plan_chunks(const Job& job, AttentionPlan& plan) {
   size_t parts = 0;
   for (AttentionUnit& unit : plan.rows) {
     unit.part = parts;
-    parts += unit_parts(unit);
+    if (job.args.sinks > 0) {
+      AttentionUnit sinks = unit;
+      sinks.kind = UnitKind::kSplit;
+      sinks.chunk_begin = kSinkChunk;
+      sinks.chunk_end = kSinkChunk + 1;
+      plan.pieces.push_back(sinks);
+      unit.part += static_cast<size_t>(unit_rows(unit));
+    }
     split_unit(unit, unit.chunk_begin, plan);
+    parts = unit.part + unit_parts(unit);
+    if (job.args.sinks > 0) unit.part -= static_cast<size_t>(unit_rows(unit));
     plan.merges.push_back(unit);
   }
   return parts;
 }
 
-bool has_several_chunks(const AttentionPlan& plan) {
-  return std::any_of(plan.rows.begin(), plan.rows.end(), [](const AttentionUnit& unit) {
-    return unit.chunk_end - unit.chunk_begin > 1;
-  });
+bool has_several_chunks(const Job& job, const AttentionPlan& plan) {
+  return job.args.sinks > 0 ||
+         std::any_of(plan.rows.begin(), plan.rows.end(), [](const AttentionUnit& unit) {
+           return unit.chunk_end - unit.chunk_begin > 1;
+         });
 }
 
 // Threads take units in order from a shared counter: units differ in length.
@@ -286,6 +320,8 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, const 
   const auto kv_heads = static_cast<size_t>(layout.kv_heads);
   QUIPU_CHECK(args.heads % kv_heads == 0, "{} heads, {} kv heads", args.heads, kv_heads);
   QUIPU_CHECK(kChunk % layout.block_tokens == 0, "block of {} tokens", layout.block_tokens);
+  QUIPU_CHECK(args.sinks >= 0 && args.sinks <= kChunk && (args.sinks == 0 || args.window > 0),
+              "{} sinks, a window of {}", args.sinks, args.window);
   Job job{args,
           kernels,
           codes,
@@ -307,8 +343,8 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, const 
     return;
   }
   scratch.reserve_per_thread(workspace);
-  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(plan);
-  if (parts == 0 && split) parts = plan_chunks(plan);
+  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(job, plan);
+  if (parts == 0 && split) parts = plan_chunks(job, plan);
   if (parts > 0) {
     const size_t value_bytes = parts * job.value_stride * sizeof(float);
     std::byte* memory = scratch.shared.reserve(value_bytes + parts * sizeof(RowState));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "backend/cpu/test_util.h"
@@ -20,11 +21,12 @@ struct Shape {
   float softcap = 0;
   bool sees_all = false;  // key_counts: every query sees all keys of its sequence
   bool biased = false;    // by distance
+  int32_t sinks = 0;
 };
 
 std::string shape_name(const Shape& s) {
-  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_c{}{}{}", kv_format_name(s.format), s.heads,
-                     s.kv_heads, s.key_dim, s.value_dim, s.block_tokens, s.window,
+  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_s{}_c{}{}{}", kv_format_name(s.format), s.heads,
+                     s.kv_heads, s.key_dim, s.value_dim, s.block_tokens, s.window, s.sinks,
                      s.softcap != 0 ? 1 : 0, s.sees_all ? "_all" : "", s.biased ? "_biased" : "");
 }
 
@@ -50,11 +52,12 @@ struct Tokens {
   Tokens(const Shape& s, size_t n, uint64_t seed) : count(n) {
     Random random(seed);
     q = random_floats(random, n * static_cast<size_t>(s.heads * s.key_dim));
+    q_sinks = random_floats(random, n * static_cast<size_t>(s.heads * s.key_dim));
     k = random_floats(random, n * static_cast<size_t>(s.kv_heads * s.key_dim));
     v = random_floats(random, n * static_cast<size_t>(s.kv_heads * s.value_dim));
   }
   size_t count;
-  std::vector<float> q, k, v;
+  std::vector<float> q, q_sinks, k, v;  // q_sinks: what looks at the sinks
 };
 
 // A pool whose unwritten slots are NaN, and the sequences in it, on one backend.
@@ -88,8 +91,8 @@ class Cache {
 
   // One step: writes the pieces' keys and values and returns their attention, piece after piece.
   std::vector<float> step(const std::vector<Piece>& pieces) {
-    std::vector<float> q, k, v;
-    std::vector<int32_t> query_start{0}, positions, tables, key_counts;
+    std::vector<float> q, q_sinks, k, v;
+    std::vector<int32_t> query_start{0}, positions, tables, gaps, key_counts;
     std::vector<int64_t> slots;
     for (const Piece& piece : pieces) {
       if (shape_.sees_all && done_[static_cast<size_t>(piece.sequence)] == 0) write_all(piece);
@@ -97,6 +100,8 @@ class Cache {
       size_t& done = done_[static_cast<size_t>(piece.sequence)];
       const int32_t* table = &tables_[static_cast<size_t>(piece.sequence * kBlocksPerSequence)];
       append(q, piece.tokens->q, done, piece.count, piece.tokens->count);
+      append(q_sinks, piece.tokens->q_sinks, done, piece.count, piece.tokens->count);
+      gaps.push_back(append_table(tables, table, static_cast<int32_t>(done)));
       append(k, piece.tokens->k, done, piece.count, piece.tokens->count);
       append(v, piece.tokens->v, done, piece.count, piece.tokens->count);
       for (size_t i = 0; i < piece.count; ++i, ++done) {
@@ -107,13 +112,12 @@ class Cache {
                         position % shape_.block_tokens);
       }
       query_start.push_back(static_cast<int32_t>(positions.size()));
-      tables.insert(tables.end(), table, table + kBlocksPerSequence);
     }
     const size_t n = positions.size();
     std::vector<float> out(n * static_cast<size_t>(shape_.heads * shape_.value_dim), NAN);
     KvWriteArgs write{k.data(), v.data(), k.size() / n, v.size() / n, slots.data(), n, kv_, 1,
                       pieces.size(), query_start.data(), positions.data(), tables.data(),
-                      kBlocksPerSequence};
+                      kBlocksPerSequence, shape_.window > 0 ? gaps.data() : nullptr};
     backend_.kv_write(write);
     AttentionArgs args;
     args.q = q.data();
@@ -127,10 +131,14 @@ class Cache {
     args.positions = positions.data();
     args.block_tables = tables.data();
     args.block_table_stride = kBlocksPerSequence;
+    args.block_gaps = shape_.window > 0 ? gaps.data() : nullptr;
     args.kv = kv_;
     args.layer = 1;
     args.scale = scale(shape_);
     args.window = shape_.window;
+    args.sinks = shape_.sinks;
+    args.q_sinks = q_sinks.data();
+    args.q_sinks_stride = args.q_stride;
     args.softcap = shape_.softcap;
     if (shape_.sees_all) args.key_counts = key_counts.data();
     if (shape_.biased) {
@@ -171,6 +179,18 @@ class Cache {
                       kv_,
                       1};
     backend_.kv_write(write);
+  }
+
+  // The table of a sequence whose next token is at `position`, without the blocks that it and later
+  // ones do not see. Result: how many were left out.
+  int32_t append_table(std::vector<int32_t>& tables, const int32_t* table, int32_t position) const {
+    const int32_t sinks = (shape_.sinks + shape_.block_tokens - 1) / shape_.block_tokens;
+    const int32_t first = std::max(0, position - shape_.window + 1) / shape_.block_tokens;
+    const int32_t gap = shape_.window > 0 ? std::max(0, first - sinks) : 0;
+    tables.insert(tables.end(), table, table + sinks);
+    tables.insert(tables.end(), table + sinks + gap, table + kBlocksPerSequence);
+    tables.insert(tables.end(), static_cast<size_t>(gap), std::numeric_limits<int32_t>::max());
+    return gap;
   }
 
   static void append(std::vector<float>& to, const std::vector<float>& from, size_t first,
@@ -317,25 +337,31 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, const Ro
   const size_t first = s.window > 0 && t + 1 > static_cast<size_t>(s.window)
                            ? t + 1 - static_cast<size_t>(s.window)
                            : 0;
-  const auto q = seen_query(
-      s, &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd]);
+  const size_t at = (t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd;
+  const auto to_window = seen_query(s, &tokens.q[at]);
+  const auto to_sinks = seen_query(s, &tokens.q_sinks[at]);
   const size_t end = s.sees_all ? tokens.count : t + 1;
   std::vector<double> scores;
-  for (size_t i = first; i < end; ++i) {
+  std::vector<size_t> seen;
+  for (size_t i = 0; i < end; ++i) {
+    const bool is_sink = i < static_cast<size_t>(s.sinks);
+    if (!is_sink && i < first) continue;
+    const auto& q = is_sink ? to_sinks : to_window;
     double score = 0;
     for (size_t d = 0; d < kd; ++d) score += q[d] * keys[i][d];
     score *= Cache::scale(s);
     if (s.softcap != 0) score = s.softcap * std::tanh(score / s.softcap);
     if (s.biased) score += bias_at(head, static_cast<int>(i) - static_cast<int>(t));
     scores.push_back(score);
+    seen.push_back(i);
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
   std::vector<double> out(vd, 0.0);
-  for (size_t i = first; i < end; ++i) {
-    const double weight = std::exp(scores[i - first] - largest);
+  for (size_t n = 0; n < seen.size(); ++n) {
+    const double weight = std::exp(scores[n] - largest);
     sum += weight;
-    for (size_t d = 0; d < vd; ++d) out[d] += weight * values[i][d];
+    for (size_t d = 0; d < vd; ++d) out[d] += weight * values[seen[n]][d];
   }
   for (double& value : out) value /= sum;
   return out;
@@ -508,7 +534,11 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kInt4, 3, 1, 80, 80, 32},
                                      Shape{KvFormat::kInt4, 4, 4, 33, 20, 32, 100},
                                      Shape{KvFormat::kInt4, 6, 1, 96, 256, 64, 0, 30.0f},
-                                     Shape{KvFormat::kInt4, 2, 1, 128, 128, 16, 40, 30.0f})),
+                                     Shape{KvFormat::kInt4, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kF32, 4, 1, 16, 16, 16, 50, 0, false, false, 4},
+                                     Shape{KvFormat::kBF16, 4, 2, 32, 32, 32, 300, 0, false, false, 40},
+                                     Shape{KvFormat::kInt8, 4, 1, 16, 16, 16, 50, 0, false, false, 4},
+                                     Shape{KvFormat::kInt4, 4, 2, 32, 32, 32, 300, 0, false, false, 40})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
              shape_name(std::get<1>(test.param));
