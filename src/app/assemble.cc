@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/huge_pages.h"
 #include "base/units.h"
 
 namespace quipu {
@@ -25,7 +26,8 @@ struct KvChoice {
 // Room for the whole context, but not more than half of the free memory, unless the user says how
 // much.
 KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config, int64_t context) {
-  const KvCacheSpec spec = kv_cache_spec_for(config, options.kv_format, options.block_tokens);
+  const KvCacheSpec spec =
+      kv_cache_spec_for(config, options.kv_format, options.block_tokens, options.streaming);
   const uint64_t whole_context = spec.sequence_bytes(context, options.prefill_chunk);
   KvChoice choice;
   std::string reason;
@@ -49,8 +51,12 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
                                blocks[g] * group.block_tokens, group.bytes_per_token());
     if (group.lifetime.is_windowed())
       choice.note += fmt::format(" in windows of {}", group.lifetime.window);
+    if (group.lifetime.sinks > 0)
+      choice.note += fmt::format(" after the first {}", group.lifetime.sinks);
   }
   choice.note += fmt::format(" in {}", kv_format_name(options.kv_format));
+  if (choice.bytes >= 2 * kMiB)
+    choice.note += huge_pages_work() ? ", in huge pages" : ", in small pages";
   return choice;
 }
 
@@ -72,8 +78,10 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
       load_model(*loaded->file, *loaded->backend,
                  {.batch_tokens_max = std::max(options.prefill_chunk, 512), .progress = progress}));
   const ModelConfig& config = loaded->model->config();
-  const int64_t context =
-      options.context_length == 0 ? config.context_length : options.context_length;
+  QUIPU_RETURN_IF_ERROR(check_streaming(config, options.streaming));
+  const int64_t context_max =
+      options.streaming.is_on() ? kStreamedTokensMax : config.context_length;
+  const int64_t context = options.context_length == 0 ? context_max : options.context_length;
   KvChoice kv = choose_kv_memory(options, config, context);
   loaded->kv_note = std::move(kv.note);
   const EngineConfig engine = {.context_length = context,
@@ -82,7 +90,8 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                                .kv_bytes = kv.bytes,
                                .prefill_chunk_max = options.prefill_chunk,
                                .sequences_max = options.sequences_max,
-                               .keep_kv = options.kv_cache};
+                               .keep_kv = options.kv_cache,
+                               .streaming = options.streaming};
   QUIPU_ASSIGN_OR_RETURN(loaded->engine,
                          Engine::create(*loaded->model, *loaded->backend, engine, loaded->clock));
   loaded->load_ms = elapsed_ms(begin_ns, loaded->clock.now_ns());

@@ -8,6 +8,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/kv_layout.h"
+#include "engine/engine.h"
 #include "kv/cache_spec.h"
 #include "tensor/dtype.h"
 
@@ -25,6 +26,7 @@ struct ModelOptions {
   bool kv_cache = true;  // false: recompute everything at every step
   int prefill_chunk = 512;
   int sequences_max = 64;
+  StreamingConfig streaming;
   std::optional<std::string> pre_tokenizer;  // overrides tokenizer.ggml.pre
 };
 

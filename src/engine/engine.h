@@ -19,8 +19,18 @@
 
 namespace quipu {
 
+// Streaming: layers that see everything see the first `sinks` tokens and the last `window` instead,
+// so that a sequence may go on past the trained context in constant memory. Layers that have a
+// window anyway see no more than `window`, and no sinks. Never on by itself.
+struct StreamingConfig {
+  int64_t window = 0;  // UNITS: tokens; 0: off
+  int64_t sinks = 0;   // UNITS: tokens
+
+  bool is_on() const { return window > 0; }
+};
+
 struct EngineConfig {
-  int64_t context_length = 0;  // 0: the model's
+  int64_t context_length = 0;  // 0: the model's; with streaming kStreamedTokensMax
   KvFormat kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it
@@ -29,6 +39,7 @@ struct EngineConfig {
   bool keep_kv = true;             // SchedulerConfig::keep_kv
   std::string kv_policy = "cost";  // of eviction: "cost" or "lru"
   std::string fingerprint;         // of the model and its KV format: part of every block's key
+  StreamingConfig streaming;
 };
 
 class Engine {
@@ -51,12 +62,14 @@ class Engine {
   Scheduler& scheduler() { return scheduler_; }
   const KvStorage& kv() const { return storage_; }
   const Model& model() const { return model_; }
+  bool is_streaming() const { return is_streaming_; }
 
  private:
   Engine(Model& model, Backend& backend, KvStorage storage, const SchedulerConfig& config,
-         const KvCacheConfig& cache, const Clock& clock);
+         const KvCacheConfig& cache, bool is_streaming, const Clock& clock);
 
   Model& model_;
+  bool is_streaming_;
   KvStorage storage_;
   Scheduler scheduler_;
   ModelRunner runner_;
@@ -64,7 +77,16 @@ class Engine {
   std::vector<StepEvent> events_;
 };
 
-// The cache's spec for a model. UNITS: bytes inside.
-KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens);
+// The most tokens of a streamed sequence: positions are 32-bit numbers. UNITS: tokens.
+inline constexpr int64_t kStreamedTokensMax = (int64_t{1} << 31) - (int64_t{1} << 20);
+
+// Whether a model can be streamed like that. ERRORS: kInvalidArgument with the numbers and what to
+// do: positions other than rotary, a window and sinks larger than the trained context, sinks out of
+// range or without a window.
+Status check_streaming(const ModelConfig& config, const StreamingConfig& streaming);
+
+// The cache's spec for a model. UNITS: bytes inside. REQUIRES: check_streaming().
+KvCacheSpec kv_cache_spec_for(const ModelConfig& config, KvFormat format, int block_tokens,
+                              const StreamingConfig& streaming = {});
 
 }  // namespace quipu

@@ -57,8 +57,8 @@ class Model {
 
   // Computes the batch, writes its keys and values into `kv`, and returns the logits of logit_rows.
   // SHAPE: result: [R, vocab_size], valid until the next forward().
-  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_length;
-  // a place in `kv` for each layer.
+  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_length,
+  // unless they are rotary and every layer has a window; a place in `kv` for each layer.
   virtual std::span<const float> forward(const ForwardBatch& batch, const KvCacheView& kv) = 0;
 };
 

@@ -271,6 +271,38 @@ class QuantizeAndSynth(CliTest):
                 self.assertEqual(len(self.json("run", "-m", path, "--tokens", IDS, "-n", 3)["token_ids"]), 3)
 
 
+class Streaming(CliTest):
+    def test_goes_on_past_the_context(self):
+        path = scratch("tiny-context.gguf")
+        self.ok("synth", "--arch", "tiny-llama", "--type", "q8_0", "--context", "128", "-o", path)
+        run = ["run", "-m", path, "--tokens", IDS, "--temp", "0", "-n", "300"]
+        self.assertLess(len(self.json(*run)["token_ids"]), 128)
+        streamed = self.json(*run, "--kv-window", "60")
+        self.assertEqual(len(streamed["token_ids"]), 300)
+        self.assertLess(streamed["kv"]["blocks"], 128)
+        self.assertEqual(self.json(*run, "--kv-window", "60", "--kv-sinks", "4", "--chunk", "1", "--threads", "1")
+                         ["logits_hash"], streamed["logits_hash"])
+        self.assertNotEqual(self.json(*run, "--kv-window", "60", "--kv-sinks", "0")["logits_hash"],
+                            streamed["logits_hash"])
+        refused = self.refused(*run, "--kv-window", "125")
+        self.assertIn("129", refused)
+        self.assertIn("128", refused)
+        self.refused(*run, "--kv-sinks", "4")
+        gpt2 = scratch("tiny-gpt2-streamed.gguf")
+        self.ok("synth", "--arch", "tiny-gpt2", "--type", "q8_0", "-o", gpt2)
+        self.assertIn("learned", self.refused("run", "-m", gpt2, "--tokens", IDS, "--kv-window", "60"))
+
+    def test_inspect_counts_windows_up_to_their_end(self):
+        path = scratch("tiny-mixed-inspect.gguf")
+        self.ok("synth", "--arch", "tiny-mixed", "--type", "q8_0", "-o", path)
+        kv = self.json("inspect", path)["kv"]["bf16"]
+        full, windowed = kv["groups"]
+        self.assertEqual((full["layers"], full["window"]), (1, 0))
+        self.assertEqual((windowed["layers"], windowed["window"]), (5, 20))
+        context, block = 2048, kv["block_tokens"]
+        self.assertEqual(kv["context_bytes"], context // block * full["block_bytes"] + 2 * windowed["block_bytes"])
+
+
 class Simulate(CliTest):
     def trace(self):
         """Users who come back with a longer history: 512-token blocks that repeat."""

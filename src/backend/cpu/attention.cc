@@ -12,6 +12,7 @@ namespace quipu::cpu {
 namespace {
 
 constexpr int kChunk = kAttentionChunk;
+constexpr int kSinkChunk = -1;
 constexpr int kRowTile = 32;
 static_assert(kLanes == kKvTileTokens);
 // Up to this many rows a chunk is bound by reading it: then each call asks for what comes this many
@@ -66,8 +67,10 @@ const uint8_t* head_data(const Job& job, const AttentionUnit& unit, int32_t posi
   const PagedKvView& kv = job.args.kv;
   const int32_t* table =
       job.args.block_tables + static_cast<size_t>(unit.sequence) * job.args.block_table_stride;
-  const int32_t gap = job.args.block_gaps == nullptr ? 0 : job.args.block_gaps[unit.sequence];
-  const auto block = static_cast<size_t>(table[position / kv.block_tokens - gap]);
+  int32_t column = position / kv.block_tokens;
+  if (job.args.block_gaps != nullptr && column * kv.block_tokens >= job.args.sinks)
+    column -= job.args.block_gaps[unit.sequence];
+  const auto block = static_cast<size_t>(table[column]);
   return reinterpret_cast<const uint8_t*>(kv.base) + block * kv.block_bytes +
          job.view.offset_in_block + static_cast<size_t>(unit.kv_head) * job.view.layout.head_bytes;
 }
@@ -84,15 +87,19 @@ const uint8_t* value_row(const Job& job, const AttentionUnit& unit, int32_t posi
   return head_data(job, unit, position) + layout.value_offset + offset * layout.value_row_bytes;
 }
 
-void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
+// The first position of a chunk; the sinks begin where chunk 0 does.
+int32_t chunk_start(int chunk) { return std::max(chunk, 0) * kChunk; }
+
+// Packs the unit's queries, or those for the sinks.
+void pack_queries(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+  const float* queries = chunk == kSinkChunk ? job.args.q_sinks : job.args.q;
+  const size_t stride = chunk == kSinkChunk ? job.args.q_sinks_stride : job.args.q_stride;
   const auto rows = static_cast<size_t>(unit.row_end - unit.row_begin);
   const auto dim = static_cast<size_t>(job.view.layout.key_dim);
   for (size_t r = 0; r < rows; ++r) {
     const int32_t row = unit.row_begin + static_cast<int32_t>(r);
     const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
-    const float* q = job.args.q +
-                     static_cast<size_t>(row_token(job, unit, row)) * job.args.q_stride +
-                     head * dim;
+    const float* q = queries + static_cast<size_t>(row_token(job, unit, row)) * stride + head * dim;
     if (job.view.layout.format == KvFormat::kF32) {
       job.kernels.pack_f32(q, dim, reinterpret_cast<float*>(w.q) + r, rows);
     } else {
@@ -101,14 +108,22 @@ void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
   }
 }
 
+// The first position past the sinks that the token at `position` sees.
+int32_t first_seen(const Job& job, int32_t position) {
+  if (job.args.window == 0) return 0;
+  return std::max(job.args.sinks, position - job.args.window + 1);
+}
+
 // What each row sees of the chunk, relative to its start; begin == end where it sees nothing.
 void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
-  const int32_t start = chunk * kChunk;
+  const int32_t start = chunk_start(chunk);
   for (int32_t row = unit.row_begin; row < unit.row_end; ++row) {
     const int32_t position = job.args.positions[row_token(job, unit, row)];
-    const int32_t first = job.args.window > 0 ? std::max(0, position - job.args.window + 1) : 0;
+    const bool to_sinks = chunk == kSinkChunk;
+    const int32_t first = to_sinks ? 0 : first_seen(job, position);
+    const int32_t last = to_sinks ? std::min(position, job.args.sinks - 1) : position;
     const int begin = std::clamp(first - start, 0, kChunk);
-    const int end = std::clamp(position + 1 - start, 0, kChunk);
+    const int end = std::clamp(last + 1 - start, 0, kChunk);
     w.begin[row - unit.row_begin] = std::min(begin, end);
     w.end[row - unit.row_begin] = end;
   }
@@ -118,17 +133,18 @@ void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace
 const uint8_t* after_keys(const Job& job, const AttentionUnit& unit, int chunk, int t, int lowest,
                           int highest) {
   const int next = t + kAhead;
-  if (next < highest) return key_tile(job, unit, chunk * kChunk + next);
+  if (next < highest) return key_tile(job, unit, chunk_start(chunk) + next);
   const int value = std::min(lowest + next - highest, highest - 1);
-  return value_row(job, unit, chunk * kChunk + value);
+  return value_row(job, unit, chunk_start(chunk) + value);
 }
 
 // The same for values: later values, then the first keys of the unit's next chunk.
 const uint8_t* after_values(const Job& job, const AttentionUnit& unit, int chunk, int from,
                             int to) {
   const int next = from + kAhead;
-  if (next < to) return value_row(job, unit, chunk * kChunk + next);
-  if (chunk + 1 == unit.chunk_end) return value_row(job, unit, chunk * kChunk + from);
+  if (next < to) return value_row(job, unit, chunk_start(chunk) + next);
+  if (chunk == kSinkChunk || chunk + 1 == unit.chunk_end)
+    return value_row(job, unit, chunk_start(chunk) + from);
   return key_tile(job, unit, (chunk + 1) * kChunk);
 }
 
@@ -149,7 +165,7 @@ void compute_scores(const Job& job, const AttentionUnit& unit, int chunk, int lo
     const int together = few ? std::min(2, (block_tokens - t % block_tokens) / kLanes) : kTileGroup;
     int count = 0;
     for (; count < together && t < highest; ++count, t += kLanes) {
-      tiles[count] = key_tile(job, unit, chunk * kChunk + t);
+      tiles[count] = key_tile(job, unit, chunk_start(chunk) + t);
     }
     dot({tiles, count, job.key_units, w.q, static_cast<size_t>(rows), rows, w.scores + from, kChunk,
          0, ahead});
@@ -164,7 +180,7 @@ void add_values(const Job& job, const AttentionUnit& unit, int chunk, int first,
       layout.format == KvFormat::kF32 ? job.kernels.values_f32 : job.kernels.values_bf16;
   const bool few = unit.row_end - unit.row_begin <= kFewRows;
   while (from < to) {
-    const int32_t position = chunk * kChunk + from;
+    const int32_t position = chunk_start(chunk) + from;
     const int tokens = std::min(to - from, layout.block_tokens - position % layout.block_tokens);
     kernel({w.scores + first * kChunk + from, kChunk, value_row(job, unit, position),
             layout.value_row_bytes, w.part_values + static_cast<size_t>(first) * job.value_stride,
@@ -228,6 +244,14 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
   }
 }
 
+// A unit's chunks in the order of their merge: the sinks, if any, then those that it sees.
+int first_chunk(const Job& job, const AttentionUnit& unit) {
+  return job.args.sinks > 0 ? kSinkChunk : unit.chunk_begin;
+}
+int next_chunk(const AttentionUnit& unit, int chunk) {
+  return chunk == kSinkChunk ? unit.chunk_begin : chunk + 1;
+}
+
 void start_states(const Job& job, int rows, Workspace& w) {
   for (int r = 0; r < rows; ++r) w.states[r] = {-std::numeric_limits<float>::infinity(), 0.0f};
   std::fill(w.values, w.values + static_cast<size_t>(rows) * job.value_stride, 0.0f);
@@ -251,24 +275,30 @@ void finish_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
   }
 }
 
+void attend_and_merge(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+  const int rows = unit.row_end - unit.row_begin;
+  attend_chunk(job, unit, chunk, w);
+  for (int r = 0; r < rows; ++r)
+    merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
+}
+
 // All chunks of a tile of rows, merged as they come.
 void attend_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  const int rows = unit.row_end - unit.row_begin;
-  pack_queries(job, unit, w);
-  start_states(job, rows, w);
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk) {
-    attend_chunk(job, unit, chunk, w);
-    for (int r = 0; r < rows; ++r) {
-      merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
-    }
+  start_states(job, unit.row_end - unit.row_begin, w);
+  if (job.args.sinks > 0) {
+    pack_queries(job, unit, kSinkChunk, w);
+    attend_and_merge(job, unit, kSinkChunk, w);
   }
+  pack_queries(job, unit, unit.chunk_begin, w);
+  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk)
+    attend_and_merge(job, unit, chunk, w);
   finish_rows(job, unit, w);
 }
 
 // One chunk of a tile of rows: the partial results go to scratch, [chunk][row].
 void attend_split_chunk(const Job& job, const AttentionUnit& unit, Workspace& w) {
   const int rows = unit.row_end - unit.row_begin;
-  pack_queries(job, unit, w);
+  pack_queries(job, unit, unit.chunk_begin, w);
   attend_chunk(job, unit, unit.chunk_begin, w);
   std::copy(w.parts, w.parts + rows, job.part_states + unit.part);
   std::copy(w.part_values, w.part_values + static_cast<size_t>(rows) * job.value_stride,
@@ -279,7 +309,8 @@ void merge_split_chunks(const Job& job, const AttentionUnit& unit, Workspace& w)
   const int rows = unit.row_end - unit.row_begin;
   start_states(job, rows, w);
   size_t part = unit.part;
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk) {
+  for (int chunk = first_chunk(job, unit); chunk < unit.chunk_end;
+       chunk = next_chunk(unit, chunk)) {
     for (int r = 0; r < rows; ++r, ++part) {
       merge_row(job, r, job.part_states[part], job.part_values + part * job.value_stride, w);
     }
@@ -305,11 +336,11 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
           lowest = std::min(lowest, position);
           highest = std::max(highest, position);
         }
-        const int32_t first = job.args.window > 0 ? std::max(0, lowest - job.args.window + 1) : 0;
-        unit.chunk_begin = first / kChunk;
+        const int32_t first = first_seen(job, lowest);
         unit.chunk_end = highest / kChunk + 1;
-        work +=
-            static_cast<size_t>(end - unit.row_begin) * static_cast<size_t>(highest + 1 - first);
+        unit.chunk_begin = std::min(first / kChunk, unit.chunk_end);
+        work += static_cast<size_t>(end - unit.row_begin) *
+                static_cast<size_t>(std::max(highest + 1 - first, 0) + job.args.sinks);
         plan.rows.push_back(unit);
       }
     }
@@ -318,12 +349,13 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
 }
 
 // Splits every row unit into its chunks. Returns the number of partial results.
-size_t plan_chunks(AttentionPlan& plan) {
+size_t plan_chunks(const Job& job, AttentionPlan& plan) {
   size_t parts = 0;
   for (AttentionUnit& unit : plan.rows) {
     const auto rows = static_cast<size_t>(unit.row_end - unit.row_begin);
     unit.part = parts;
-    for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk, parts += rows) {
+    for (int chunk = first_chunk(job, unit); chunk < unit.chunk_end;
+         chunk = next_chunk(unit, chunk), parts += rows) {
       AttentionUnit piece = unit;
       piece.chunk_begin = chunk;
       piece.chunk_end = chunk + 1;
@@ -334,10 +366,11 @@ size_t plan_chunks(AttentionPlan& plan) {
   return parts;
 }
 
-bool has_several_chunks(const AttentionPlan& plan) {
-  return std::any_of(plan.rows.begin(), plan.rows.end(), [](const AttentionUnit& unit) {
-    return unit.chunk_end - unit.chunk_begin > 1;
-  });
+bool has_several_chunks(const Job& job, const AttentionPlan& plan) {
+  return job.args.sinks > 0 ||
+         std::any_of(plan.rows.begin(), plan.rows.end(), [](const AttentionUnit& unit) {
+           return unit.chunk_end - unit.chunk_begin > 1;
+         });
 }
 
 // Threads take units in order from a shared counter: units differ in length.
@@ -362,6 +395,8 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, Thread
   const auto kv_heads = static_cast<size_t>(layout.kv_heads);
   QUIPU_CHECK(args.heads % kv_heads == 0, "{} heads, {} kv heads", args.heads, kv_heads);
   QUIPU_CHECK(kChunk % layout.block_tokens == 0, "block of {} tokens", layout.block_tokens);
+  QUIPU_CHECK(args.sinks >= 0 && args.sinks <= kChunk && (args.sinks == 0 || args.window > 0),
+              "{} sinks, a window of {}", args.sinks, args.window);
   Job job{args,
           kernels,
           view,
@@ -379,9 +414,9 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, Thread
     return;
   }
   scratch.reserve_per_thread(workspace_bytes);
-  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(plan);
+  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(job, plan);
   if (split) {
-    const size_t parts = plan_chunks(plan);
+    const size_t parts = plan_chunks(job, plan);
     const size_t value_bytes = parts * job.value_stride * sizeof(float);
     std::byte* memory = scratch.shared.reserve(value_bytes + parts * sizeof(RowState));
     job.part_values = reinterpret_cast<float*>(memory);

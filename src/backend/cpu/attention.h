@@ -9,6 +9,9 @@
 //               values [rows][dim]  token by token, in order; never past the row's position
 //   per row     merge of (maximum, sum, values) in chunk order, always by the same code
 //
+// Sinks are one more chunk before chunk 0, kSinkChunk: positions [0, sinks), read with a query of
+// their own. The other chunks then leave those positions out.
+//
 // With few units (decode of few sequences) the chunks of a unit go to different threads, their
 // partial results wait in scratch memory, and a second phase merges them in the same order. The
 // bits depend on the row's query, position and keys alone.

@@ -1,6 +1,7 @@
 // Attention: against a reference in double, and bit equality over prefill chunks, batches, threads.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "backend/cpu/test_util.h"
@@ -17,11 +18,13 @@ struct Shape {
   int heads, kv_heads, key_dim, value_dim, block_tokens;
   int32_t window = 0;
   float softcap = 0;
+  int32_t sinks = 0;
 };
 
 std::string shape_name(const Shape& s) {
-  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_c{}", kv_format_name(s.format), s.heads, s.kv_heads,
-                     s.key_dim, s.value_dim, s.block_tokens, s.window, s.softcap != 0 ? 1 : 0);
+  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_s{}_c{}", kv_format_name(s.format), s.heads,
+                     s.kv_heads, s.key_dim, s.value_dim, s.block_tokens, s.window, s.sinks,
+                     s.softcap != 0 ? 1 : 0);
 }
 
 // Queries, keys and values of one sequence, token after token.
@@ -29,11 +32,12 @@ struct Tokens {
   Tokens(const Shape& s, size_t n, uint64_t seed) : count(n) {
     Random random(seed);
     q = random_floats(random, n * static_cast<size_t>(s.heads * s.key_dim));
+    q_sinks = random_floats(random, n * static_cast<size_t>(s.heads * s.key_dim));
     k = random_floats(random, n * static_cast<size_t>(s.kv_heads * s.key_dim));
     v = random_floats(random, n * static_cast<size_t>(s.kv_heads * s.value_dim));
   }
   size_t count;
-  std::vector<float> q, k, v;
+  std::vector<float> q, q_sinks, k, v;  // q_sinks: what looks at the sinks
 };
 
 // A pool whose unwritten slots are NaN, and the sequences in it, on one backend.
@@ -66,13 +70,15 @@ class Cache {
 
   // One step: writes the pieces' keys and values and returns their attention, piece after piece.
   std::vector<float> step(const std::vector<Piece>& pieces) {
-    std::vector<float> q, k, v;
-    std::vector<int32_t> query_start{0}, positions, tables;
+    std::vector<float> q, q_sinks, k, v;
+    std::vector<int32_t> query_start{0}, positions, tables, gaps;
     std::vector<int64_t> slots;
     for (const Piece& piece : pieces) {
       size_t& done = done_[static_cast<size_t>(piece.sequence)];
       const int32_t* table = &tables_[static_cast<size_t>(piece.sequence * kBlocksPerSequence)];
       append(q, piece.tokens->q, done, piece.count, piece.tokens->count);
+      append(q_sinks, piece.tokens->q_sinks, done, piece.count, piece.tokens->count);
+      gaps.push_back(append_table(tables, table, static_cast<int32_t>(done)));
       append(k, piece.tokens->k, done, piece.count, piece.tokens->count);
       append(v, piece.tokens->v, done, piece.count, piece.tokens->count);
       for (size_t i = 0; i < piece.count; ++i, ++done) {
@@ -83,7 +89,6 @@ class Cache {
                         position % shape_.block_tokens);
       }
       query_start.push_back(static_cast<int32_t>(positions.size()));
-      tables.insert(tables.end(), table, table + kBlocksPerSequence);
     }
     const size_t n = positions.size();
     std::vector<float> out(n * static_cast<size_t>(shape_.heads * shape_.value_dim), NAN);
@@ -101,10 +106,14 @@ class Cache {
     args.positions = positions.data();
     args.block_tables = tables.data();
     args.block_table_stride = kBlocksPerSequence;
+    args.block_gaps = shape_.window > 0 ? gaps.data() : nullptr;
     args.kv = kv_;
     args.layer = 1;
     args.scale = scale(shape_);
     args.window = shape_.window;
+    args.sinks = shape_.sinks;
+    args.q_sinks = q_sinks.data();
+    args.q_sinks_stride = args.q_stride;
     args.softcap = shape_.softcap;
     backend_.attention(args);
     backend_.synchronise();
@@ -114,6 +123,18 @@ class Cache {
   static float scale(const Shape& s) { return 1.0f / std::sqrt(static_cast<float>(s.key_dim)); }
 
  private:
+  // The table of a sequence whose next token is at `position`, without the blocks that it and later
+  // ones do not see. Result: how many were left out.
+  int32_t append_table(std::vector<int32_t>& tables, const int32_t* table, int32_t position) const {
+    const int32_t sinks = (shape_.sinks + shape_.block_tokens - 1) / shape_.block_tokens;
+    const int32_t first = std::max(0, position - shape_.window + 1) / shape_.block_tokens;
+    const int32_t gap = shape_.window > 0 ? std::max(0, first - sinks) : 0;
+    tables.insert(tables.end(), table, table + sinks);
+    tables.insert(tables.end(), table + sinks + gap, table + kBlocksPerSequence);
+    tables.insert(tables.end(), static_cast<size_t>(gap), std::numeric_limits<int32_t>::max());
+    return gap;
+  }
+
   static void append(std::vector<float>& to, const std::vector<float>& from, size_t first,
                      size_t count, size_t total) {
     const size_t width = from.size() / total;
@@ -154,9 +175,13 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
   const size_t first = s.window > 0 && t + 1 > static_cast<size_t>(s.window)
                            ? t + 1 - static_cast<size_t>(s.window)
                            : 0;
-  const float* q = &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd];
+  const size_t at = (t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd;
   std::vector<double> scores;
-  for (size_t i = first; i <= t; ++i) {
+  std::vector<size_t> seen;
+  for (size_t i = 0; i <= t; ++i) {
+    const bool is_sink = i < static_cast<size_t>(s.sinks);
+    if (!is_sink && i < first) continue;
+    const float* q = is_sink ? &tokens.q_sinks[at] : &tokens.q[at];
     const float* k = &tokens.k[(i * kvh + kv_head) * kd];
     double score = 0;
     for (size_t d = 0; d < kd; ++d) {
@@ -165,14 +190,15 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, size_t t
     score *= Cache::scale(s);
     if (s.softcap != 0) score = s.softcap * std::tanh(score / s.softcap);
     scores.push_back(score);
+    seen.push_back(i);
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
   std::vector<double> out(vd, 0.0);
-  for (size_t i = first; i <= t; ++i) {
-    const double weight = std::exp(scores[i - first] - largest);
+  for (size_t n = 0; n < seen.size(); ++n) {
+    const double weight = std::exp(scores[n] - largest);
     sum += weight;
-    const float* v = &tokens.v[(i * kvh + kv_head) * vd];
+    const float* v = &tokens.v[(seen[n] * kvh + kv_head) * vd];
     for (size_t d = 0; d < vd; ++d) out[d] += weight * stored(s.format, v[d]);
   }
   for (double& value : out) value /= sum;
@@ -267,7 +293,9 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kF32, 8, 1, 64, 64, 64, 100},
                                      Shape{KvFormat::kBF16, 4, 4, 33, 20, 32},
                                      Shape{KvFormat::kBF16, 6, 2, 96, 96, 64},
-                                     Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f})),
+                                     Shape{KvFormat::kBF16, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kF32, 4, 1, 16, 16, 16, 50, 0, 4},
+                                     Shape{KvFormat::kBF16, 4, 2, 32, 32, 32, 300, 0, 40})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
              shape_name(std::get<1>(test.param));
