@@ -200,9 +200,12 @@ class World {
     cache_.check_invariants();
     move_bytes();
     if (operation.pick % 2 == 0) return;  // the completion waits for a later operation
+    const int64_t lost = cache_.counters().blocks_lost;
     cache_.finish_transfers();
     RC_ASSERT(!cache_.is_in_flight(ticket->id));
-    RC_ASSERT(cache_.match_length(asking, tokens) >= ticket->tokens_after);
+    // A small tier may have let go of them for what was evicted to make room.
+    RC_ASSERT(cache_.counters().blocks_lost > lost ||
+              cache_.match_length(asking, tokens) >= ticket->tokens_after);
   }
 
   // What the engine does before a step: stores, copies, loads.
