@@ -55,7 +55,11 @@ void bench_index() {
   constexpr int64_t kTokens = 10'000'000;
   constexpr int kBlocks = static_cast<int>(kTokens / kBlock);
   FakeClock clock;
-  KvCache cache({.groups = {{kBlocks, {}}}, .block_tokens = kBlock, .policy = "reuse"}, clock);
+  KvCache cache({.groups = {{kBlocks, {}}},
+                 .block_tokens = kBlock,
+                 .fingerprint = "bench",
+                 .policy = "reuse"},
+                clock);
   Random random(1);
   std::vector<std::vector<TokenId>> beginnings;
   for (int i = 0; i < 10; ++i) beginnings.push_back(random_prompt(random, 2'000));
@@ -92,7 +96,11 @@ void bench_step() {
                        .prefill_chunk_max = 2048,
                        .sequences_max = kSequences,
                        .context_length = 1 << 20},
-                      {.groups = {{1 << 17, {}}}, .block_tokens = kBlock, .policy = "reuse"}, clock);
+                      {.groups = {{1 << 17, {}}},
+                       .block_tokens = kBlock,
+                       .fingerprint = "bench",
+                       .policy = "reuse"},
+                      clock);
   Random random(2);
   for (int64_t id = 0; id < kSequences; ++id) {
     Request request;
