@@ -71,15 +71,15 @@ void bench_index() {
   }
   const double tokens = static_cast<double>(cache.index().num_nodes()) * kBlock;
   const double per_token = static_cast<double>(cache.index().index_bytes()) / tokens;
-  fmt::print("index     {:.1f} MB for {:.1f} million tokens: {:.2f} bytes per token, 3 % of {:.0f}\n",
-             static_cast<double>(cache.index().index_bytes()) * 1e-6, tokens * 1e-6, per_token,
-             per_token / 0.03);
+  fmt::print(
+      "index     {:.1f} MB for {:.1f} million tokens: {:.2f} bytes per token, 3 % of {:.0f}\n",
+      static_cast<double>(cache.index().index_bytes()) * 1e-6, tokens * 1e-6, per_token,
+      per_token / 0.03);
   const std::vector<TokenId> prompt = random_prompt(random, 100'000);
   cache_prompt(cache, prompt);
   SequenceKv asking = cache.make_sequence();
   int64_t found = 0;
-  const double match =
-      median_seconds(31, [&] { found = cache.match_length(asking, prompt); });
+  const double match = median_seconds(31, [&] { found = cache.match_length(asking, prompt); });
   std::vector<KvCopy> copies;
   const double begin = median_seconds(31, [&] {
     cache.begin(asking, prompt, found - 1, copies);
