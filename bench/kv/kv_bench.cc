@@ -55,7 +55,11 @@ void bench_index() {
   constexpr int64_t kTokens = 10'000'000;
   constexpr int kBlocks = static_cast<int>(kTokens / kBlock);
   FakeClock clock;
-  KvCache cache({.groups = {{kBlocks, {}}}, .block_tokens = kBlock, .policy = "reuse"}, clock);
+  KvCache cache({.groups = {{kBlocks, {}}},
+                 .block_tokens = kBlock,
+                 .fingerprint = "bench",
+                 .policy = "reuse"},
+                clock);
   Random random(1);
   std::vector<std::vector<TokenId>> beginnings;
   for (int i = 0; i < 10; ++i) beginnings.push_back(random_prompt(random, 2'000));
@@ -67,15 +71,15 @@ void bench_index() {
   }
   const double tokens = static_cast<double>(cache.index().num_nodes()) * kBlock;
   const double per_token = static_cast<double>(cache.index().index_bytes()) / tokens;
-  fmt::print("index     {:.1f} MB for {:.1f} million tokens: {:.2f} bytes per token, 3 % of {:.0f}\n",
-             static_cast<double>(cache.index().index_bytes()) * 1e-6, tokens * 1e-6, per_token,
-             per_token / 0.03);
+  fmt::print(
+      "index     {:.1f} MB for {:.1f} million tokens: {:.2f} bytes per token, 3 % of {:.0f}\n",
+      static_cast<double>(cache.index().index_bytes()) * 1e-6, tokens * 1e-6, per_token,
+      per_token / 0.03);
   const std::vector<TokenId> prompt = random_prompt(random, 100'000);
   cache_prompt(cache, prompt);
   SequenceKv asking = cache.make_sequence();
   int64_t found = 0;
-  const double match =
-      median_seconds(31, [&] { found = cache.match_length(asking, prompt); });
+  const double match = median_seconds(31, [&] { found = cache.match_length(asking, prompt); });
   std::vector<KvCopy> copies;
   const double begin = median_seconds(31, [&] {
     cache.begin(asking, prompt, found - 1, copies);
@@ -92,7 +96,11 @@ void bench_step() {
                        .prefill_chunk_max = 2048,
                        .sequences_max = kSequences,
                        .context_length = 1 << 20},
-                      {.groups = {{1 << 17, {}}}, .block_tokens = kBlock, .policy = "reuse"}, clock);
+                      {.groups = {{1 << 17, {}}},
+                       .block_tokens = kBlock,
+                       .fingerprint = "bench",
+                       .policy = "reuse"},
+                      clock);
   Random random(2);
   for (int64_t id = 0; id < kSequences; ++id) {
     Request request;

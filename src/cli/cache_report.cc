@@ -68,9 +68,12 @@ void print_line(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_s
 nlohmann::ordered_json explanation_to_json(const LoadedModel& model,
                                            const GenerationResult& result) {
   const KvExplanation& found = result.stats.reuse;
-  nlohmann::ordered_json object = {{"reused", found.reused()},       {"shared", found.shared},
-                                   {"tail", found.tail},             {"copied", found.copied},
-                                   {"from_tier", found.from_tier},   {"waited_for", found.waited_for},
+  nlohmann::ordered_json object = {{"reused", found.reused()},
+                                   {"shared", found.shared},
+                                   {"tail", found.tail},
+                                   {"copied", found.copied},
+                                   {"from_tier", found.from_tier},
+                                   {"waited_for", found.waited_for},
                                    {"reason", miss_reason_name(found.reason)},
                                    {"position", found.reused()}};
   if (const std::span<const TokenId> missed = first_missed(result); !missed.empty()) {
@@ -102,9 +105,9 @@ void print_explanation(const LoadedModel& model, const GenerationResult& result)
                          found.prompt_tokens, sources));
   const std::span<const TokenId> missed = first_missed(result);
   if (missed.empty()) return;
-  print_line(fmt::format("         token {}, {} after {}: {}", found.reused(),
-                         quoted(text_of(model, missed)), quoted(text_of(model, before_missed(result))),
-                         reason_in_words(found.reason)));
+  print_line(fmt::format(
+      "         token {}, {} after {}: {}", found.reused(), quoted(text_of(model, missed)),
+      quoted(text_of(model, before_missed(result))), reason_in_words(found.reason)));
   if (found.cached_token.has_value()) {
     print_line(fmt::format("         the cache has {} there",
                            quoted(text_of(model, std::span(&*found.cached_token, 1)))));
@@ -136,38 +139,37 @@ nlohmann::ordered_json statistics_to_json(const EngineStatistics& s) {
                         {"cached", b.cached},
                         {"in_flight", b.in_flight}}}});
   }
-  nlohmann::ordered_json object = {
-      {"prefix_cache_queries", c.tokens_looked_up},
-      {"prefix_cache_hits", c.tokens_reused},
-      {"lookups", c.lookups},
-      {"lookups_hit", c.lookups_hit},
-      {"tokens_reused",
-       {{"shared", c.tokens_shared},
-        {"tail", c.tokens_tail},
-        {"copied", c.tokens_copied},
-        {"from_tier", s.scheduler.tokens_from_tier},
-        {"waited_for", s.scheduler.tokens_waited_for}}},
-      {"misses", std::move(misses)},
-      {"blocks",
-       {{"shared", c.blocks_shared},
-        {"tails_taken", c.tails_taken},
-        {"copied", c.blocks_copied},
-        {"published", c.blocks_published},
-        {"folded", c.blocks_folded},
-        {"evicted", c.blocks_evicted},
-        {"window_evicted", c.window_blocks_evicted},
-        {"window_left", c.window_blocks_left}}},
-      {"policy", s.policy},
-      {"num_preemptions",
-       {{"stored", s.scheduler.preemptions_stored},
-        {"recomputed", s.scheduler.preemptions_recomputed}}},
-      {"requests",
-       {{"submitted", s.scheduler.requests_submitted},
-        {"refused", s.scheduler.requests_refused},
-        {"finished", s.scheduler.requests_finished}}},
-      {"groups", std::move(groups)},
-      {"index_bytes", s.index_bytes},
-      {"indexed_bytes", s.indexed_bytes}};
+  nlohmann::ordered_json object = {{"prefix_cache_queries", c.tokens_looked_up},
+                                   {"prefix_cache_hits", c.tokens_reused},
+                                   {"lookups", c.lookups},
+                                   {"lookups_hit", c.lookups_hit},
+                                   {"tokens_reused",
+                                    {{"shared", c.tokens_shared},
+                                     {"tail", c.tokens_tail},
+                                     {"copied", c.tokens_copied},
+                                     {"from_tier", s.scheduler.tokens_from_tier},
+                                     {"waited_for", s.scheduler.tokens_waited_for}}},
+                                   {"misses", std::move(misses)},
+                                   {"blocks",
+                                    {{"shared", c.blocks_shared},
+                                     {"tails_taken", c.tails_taken},
+                                     {"copied", c.blocks_copied},
+                                     {"published", c.blocks_published},
+                                     {"folded", c.blocks_folded},
+                                     {"evicted", c.blocks_evicted},
+                                     {"window_evicted", c.window_blocks_evicted},
+                                     {"window_left", c.window_blocks_left}}},
+                                   {"policy", s.policy},
+                                   {"num_preemptions",
+                                    {{"stored", s.scheduler.preemptions_stored},
+                                     {"recomputed", s.scheduler.preemptions_recomputed}}},
+                                   {"requests",
+                                    {{"submitted", s.scheduler.requests_submitted},
+                                     {"refused", s.scheduler.requests_refused},
+                                     {"finished", s.scheduler.requests_finished}}},
+                                   {"groups", std::move(groups)},
+                                   {"index_bytes", s.index_bytes},
+                                   {"indexed_bytes", s.indexed_bytes}};
   if (!s.tier.has_value()) return object;
   const TierStats& t = *s.tier;
   object["host_tier"] = {{"capacity_bytes", s.tier_capacity_bytes},

@@ -11,7 +11,8 @@ namespace quipu {
 
 // {"reused", "shared", "tail", "copied", "from_tier", "waited_for", "reason", "position", "token",
 //  "text", "before", "cached_text", "gone", "gone_s"}: fields that do not apply are left out.
-nlohmann::ordered_json explanation_to_json(const LoadedModel& model, const GenerationResult& result);
+nlohmann::ordered_json explanation_to_json(const LoadedModel& model,
+                                           const GenerationResult& result);
 
 // The same in sentences on stderr, also when quiet: it was asked for.
 void print_explanation(const LoadedModel& model, const GenerationResult& result);

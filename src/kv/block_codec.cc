@@ -45,8 +45,8 @@ void join(const uint8_t* planes, uint8_t* to, size_t elements) {
   }
 }
 
-// A plane in packed form: its size there, 4 bytes, then zstd's frame; or the plane itself, when that
-// is not larger.
+// A plane in packed form: its size there, 4 bytes, then zstd's frame; or the plane itself, when
+// that is not larger.
 void pack_plane(std::span<const uint8_t> plane, Scratch& work) {
   work.frame.resize(ZSTD_compressBound(plane.size()));
   const size_t frame = ZSTD_compressCCtx(work.compress.get(), work.frame.data(), work.frame.size(),
@@ -70,8 +70,8 @@ bool unpack_plane(std::span<const uint8_t>& packed, std::span<uint8_t> plane, Sc
   if (size == plane.size()) {
     std::memcpy(plane.data(), packed.data(), size);
   } else {
-    const size_t expanded = ZSTD_decompressDCtx(work.expand.get(), plane.data(), plane.size(),
-                                                packed.data(), size);
+    const size_t expanded =
+        ZSTD_decompressDCtx(work.expand.get(), plane.data(), plane.size(), packed.data(), size);
     if (ZSTD_isError(expanded) || expanded != plane.size()) return false;
   }
   packed = packed.subspan(size);

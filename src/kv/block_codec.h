@@ -2,9 +2,8 @@
 //
 // Neighbouring floats have similar exponents and unlike mantissas, so their bytes are first put
 // into planes (all first bytes, all second bytes, ...), then compressed plane by plane with zstd,
-// level 1. Planes that do not shrink are kept as they are. XXH3-64 over the original bytes is checked on the way
-// back: a block is either what it was or an error.
-// THREADS: plain functions.
+// level 1. Planes that do not shrink are kept as they are. XXH3-64 over the original bytes is
+// checked on the way back: a block is either what it was or an error. THREADS: plain functions.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +14,8 @@
 namespace quipu {
 
 struct CompactBlock {
-  uint64_t checksum = 0;     // XXH3-64 of the original bytes
-  uint32_t raw_bytes = 0;    // UNITS: bytes, of the original
+  uint64_t checksum = 0;   // XXH3-64 of the original bytes
+  uint32_t raw_bytes = 0;  // UNITS: bytes, of the original
   uint8_t element_bytes = 1;
   std::vector<uint8_t> bytes;
 };

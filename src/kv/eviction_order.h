@@ -1,5 +1,5 @@
-// EvictionOrder: the evictable nodes of an index (or of one windowed group of it), and which of them
-// goes first: the lowest rank, and in a rank what the policy finds least worth keeping.
+// EvictionOrder: the evictable nodes of an index (or of one windowed group of it), and which of
+// them goes first: the lowest rank, and in a rank what the policy finds least worth keeping.
 //
 // One ordered queue per class of the policy; only their ends are compared.
 // THREADS: engine thread only.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kv/reuse_policy.h"
+
 namespace quipu {
 
 namespace {
@@ -46,7 +48,7 @@ std::unique_ptr<EvictionPolicy> make_cost_policy(double attention_tokens) {
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name) {
   if (name == "lru") return make_lru_policy();
   if (name == "cost") return make_cost_policy(kDefaultAttentionTokens);
-  if (name == "reuse") return make_reuse_policy();
+  if (name == "reuse") return std::make_unique<ReusePolicy>();
   return nullptr;
 }
 

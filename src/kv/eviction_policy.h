@@ -53,10 +53,8 @@ std::unique_ptr<EvictionPolicy> make_lru_policy();
 // at which a block counts twice. UNITS: tokens.
 std::unique_ptr<EvictionPolicy> make_cost_policy(double attention_tokens);
 
-// "reuse": learns when blocks come back, see kv/reuse_policy.h.
-std::unique_ptr<EvictionPolicy> make_reuse_policy();
-
-// By name; nothing when unknown.
+// By name: those, and "reuse", which learns when blocks come back (kv/reuse_policy.h). Nothing when
+// unknown.
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name);
 inline constexpr std::string_view kEvictionPolicyNames = "reuse, cost, lru";
 

@@ -30,8 +30,8 @@ std::string_view miss_reason_name(MissReason reason);
 // UNITS: tokens, but where named.
 struct KvExplanation {
   int64_t prompt_tokens = 0;
-  // Found, by where: blocks shared with others; a finished sequence's last block taken over; part of
-  // a block, copied. Their sum is what was reused.
+  // Found, by where: blocks shared with others; a finished sequence's last block taken over; part
+  // of a block, copied. Their sum is what was reused.
   int64_t shared = 0, tail = 0, copied = 0;
   // Of the shared ones: brought back from the tier for this request; computed by another request
   // while this one waited for them.

@@ -1,6 +1,6 @@
-// IdTable: from a hash to the numbers of the things that have it, in open addressing; for maps whose
-// keys are kept elsewhere. The caller compares: a hash finds candidates, no more.
-// THREADS: thread-compatible.
+// IdTable: from a hash to the numbers of the things that have it, in open addressing; for maps
+// whose keys are kept elsewhere. The caller compares: a hash finds candidates, no more. THREADS:
+// thread-compatible.
 #pragma once
 
 #include <cstddef>

@@ -40,9 +40,11 @@ void showValue(const Operation& o, std::ostream& out) {
 
 rc::Gen<Operation> any_operation() {
   return rc::gen::build<Operation>(
-      rc::gen::set(&Operation::kind, rc::gen::map(rc::gen::inRange(0, kKinds + 6), [](int kind) {
-                     return kind < kKinds ? static_cast<Kind>(kind) : Kind::kAppend;
-                   })),
+      rc::gen::set(&Operation::kind, rc::gen::map(rc::gen::inRange(0, kKinds + 6),
+                                                  [](int kind) {
+                                                    return kind < kKinds ? static_cast<Kind>(kind)
+                                                                         : Kind::kAppend;
+                                                  })),
       rc::gen::set(&Operation::pick, rc::gen::inRange(0, 6)),
       rc::gen::set(&Operation::amount, rc::gen::inRange(1, 90)),
       rc::gen::set(&Operation::family, rc::gen::inRange(0, 6)));
@@ -122,8 +124,7 @@ class World {
   void begin_again(Live& request) {
     // A sequence that was cut back to nothing has no last token to compute.
     const auto reuse_max = std::max<int64_t>(0, static_cast<int64_t>(request.tokens.size()) - 1);
-    const KvExplanation found =
-        cache_.begin(request.kv, request.tokens, reuse_max, copies_);
+    const KvExplanation found = cache_.begin(request.kv, request.tokens, reuse_max, copies_);
     RC_ASSERT(found.reused() == request.kv.num_tokens());
     RC_ASSERT(found.reused() <= longest_computed(request));
     RC_ASSERT((found.reason == MissReason::kNone) == (found.reused() == reuse_max));
@@ -137,9 +138,9 @@ class World {
     for (const std::vector<TokenId>& other : known->second) {
       const auto limit = static_cast<ptrdiff_t>(std::min(other.size(), request.tokens.size()));
       longest = std::max<int64_t>(
-          longest, std::mismatch(other.begin(), other.begin() + limit, request.tokens.begin())
-                           .first -
-                       other.begin());
+          longest,
+          std::mismatch(other.begin(), other.begin() + limit, request.tokens.begin()).first -
+              other.begin());
     }
     return longest;
   }
@@ -176,8 +177,8 @@ class World {
     const int64_t begin = request.kv.num_tokens();
     const int64_t end = begin + 1 + operation.amount % 40;
     while (static_cast<int64_t>(request.tokens.size()) < end)
-      request.tokens.push_back(static_cast<TokenId>(
-          5000 + 7 * operation.family + static_cast<int>(request.tokens.size())));
+      request.tokens.push_back(static_cast<TokenId>(5000 + 7 * operation.family +
+                                                    static_cast<int>(request.tokens.size())));
     if (!cache_.reserve(request.kv, end)) return;
     move_bytes();  // before anything is written
     for (size_t g = 0; g < groups_.size(); ++g) {
@@ -201,9 +202,12 @@ class World {
     cache_.check_invariants();
     move_bytes();
     if (operation.pick % 2 == 0) return;  // the completion waits for a later operation
+    const int64_t lost = cache_.counters().blocks_lost;
     cache_.finish_transfers();
     RC_ASSERT(!cache_.is_in_flight(ticket->id));
-    RC_ASSERT(cache_.match_length(asking, tokens) >= ticket->tokens_after);
+    // A small tier may have let go of them for what was evicted to make room.
+    RC_ASSERT(cache_.counters().blocks_lost > lost ||
+              cache_.match_length(asking, tokens) >= ticket->tokens_after);
   }
 
   // What the engine does before a step: stores, copies, loads.
@@ -253,8 +257,8 @@ class World {
 
 void check_property(const std::vector<KvGroupConfig>& groups, const std::string& policy,
                     uint64_t tier_bytes) {
-  // A fixed seed and a fixed count: the same test every time. RC_PARAMS in the environment overrides
-  // both, for a longer search.
+  // A fixed seed and a fixed count: the same test every time. RC_PARAMS in the environment
+  // overrides both, for a longer search.
   if (std::getenv("RC_PARAMS") == nullptr)
     setenv("RC_PARAMS", "seed=20 max_success=60 max_size=200", 1);
   const bool holds = rc::check([&] {

@@ -52,11 +52,11 @@ void KvCache::take_transfers(std::vector<KvStore>& stores, std::vector<KvLoad>& 
 
 // Which blocks would have to come for a prompt to begin after `blocks` blocks.
 struct KvCache::PromotionPlan {
-  std::vector<NodeId> path;           // what the index has of the prompt, windows aside
-  std::vector<BlockKey> keys;         // of the prompt's blocks, from the first
-  int blocks = 0;                     // 0: nothing to gain
+  std::vector<NodeId> path;                // what the index has of the prompt, windows aside
+  std::vector<BlockKey> keys;              // of the prompt's blocks, from the first
+  int blocks = 0;                          // 0: nothing to gain
   std::vector<std::pair<int, int>> loads;  // (block, group), by block
-  std::vector<int> loads_of;          // SHAPE: [groups]
+  std::vector<int> loads_of;               // SHAPE: [groups]
   uint64_t bytes = 0;
 };
 
@@ -202,10 +202,11 @@ void KvCache::publish(Promotion& promotion) {
     const bool lacks_block =
         at >= path.size() && !index_.is_windowed(0) && !block.blocks.front().valid();
     if (block.is_lost || lacks_block) break;
-    parent = index_
-                 .insert(parent, std::span<const TokenId>(promotion.tokens).subspan(at * size, size),
-                         block.blocks, promotion.prefix.retention)
-                 .node;
+    parent =
+        index_
+            .insert(parent, std::span<const TokenId>(promotion.tokens).subspan(at * size, size),
+                    block.blocks, promotion.prefix.retention)
+            .node;
     held.push_back(parent);
   }
   for (auto node = held.rbegin(); node != held.rend(); ++node) index_.release(*node);

@@ -94,6 +94,4 @@ void ReusePolicy::compute_rates(int queue) {
   }
 }
 
-std::unique_ptr<EvictionPolicy> make_reuse_policy() { return std::make_unique<ReusePolicy>(); }
-
 }  // namespace quipu

@@ -1,4 +1,5 @@
-// KvTier: a place below the working pool where blocks of keys and values can be kept and found again.
+// KvTier: a place below the working pool where blocks of keys and values can be kept and found
+// again.
 //
 // Blocks are opaque bytes under a key that says what they are (kv/block_key.h), one per stream
 // group. A tier may forget anything at any time, may refuse to take a block, and may fail to give
@@ -6,10 +7,10 @@
 //
 // Loads are asynchronous by shape: load() starts one, poll() tells how it ended, and until then the
 // destination belongs to the tier. A tier that is quick (host memory) ends a load before load()
-// returns, and tells it through poll() all the same. store() takes the bytes before it returns, into
-// what the tier keeps or into a bounded queue of its own, so that the block can be written again at
-// once.
-// THREADS: engine thread only; a tier with threads of its own hands results over in poll().
+// returns, and tells it through poll() all the same. store() takes the bytes before it returns,
+// into what the tier keeps or into a bounded queue of its own, so that the block can be written
+// again at once. THREADS: engine thread only; a tier with threads of its own hands results over in
+// poll().
 #pragma once
 
 #include <cstddef>
