@@ -221,13 +221,13 @@ TEST_P(EncoderDecoder, Bf16KeysAndValuesStayNear) {
 TEST_P(EncoderDecoder, PiecesThreadsAndNoCacheChangeNoBit) {
   LoadedCase loaded = load(golden(), GetParam().isa);
   LoadedCase pieces = load(golden(), GetParam().isa, 2, 24);  // the encoder in pieces of 24 tokens
-  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+  for (const KvFormat format : kKvFormats) {
     const Outcome expected = alone(loaded, {.kv_format = format}, greedy_count());
     EXPECT_TRUE(same(alone(pieces, {.kv_format = format}, greedy_count()), expected))
-        << "pieces, two threads";
+        << kv_format_name(format) << ", pieces, two threads";
     EXPECT_TRUE(
         same(alone(loaded, {.kv_format = format, .keep_kv = false}, greedy_count()), expected))
-        << "without a cache";
+        << kv_format_name(format) << ", without a cache";
   }
   ModelRun whole(loaded, {}), cut(loaded, {.prefill_chunk_max = 7});
   for (ModelRun* run : {&whole, &cut}) {
