@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "backend/cpu/cpu_backend.h"
 #include "base/clock.h"
@@ -253,10 +254,11 @@ class Bench {
   // From the step in which the last sequence had its first token, until every one had `generate`
   // more; then all are cancelled.
   void run_decode(BenchRow& row) {
-    const int64_t wanted = setting_.batch * options_.generate;
-    size_t started = 0;
-    int64_t produced = 0, steps = 0, begin_ns = 0, last_ns = 0;
-    while (produced < wanted && engine_.has_work()) {
+    const auto wanted = static_cast<size_t>(options_.generate) + 1;
+    size_t started = 0, done = 0;
+    int64_t steps = 0, begin_ns = 0, last_ns = 0;
+    measured_.assign(static_cast<size_t>(setting_.batch), 0);
+    while (done < static_cast<size_t>(setting_.batch) && engine_.has_work()) {
       const bool measuring = started == static_cast<size_t>(setting_.batch);
       const std::span<const StepEvent> events = engine_.step();
       const int64_t now_ns = clock_.now_ns();
@@ -265,7 +267,8 @@ class Bench {
         std::vector<TokenId>& output = outputs_[index_of(event)];
         started += output.empty();
         output.push_back(*event.token);
-        produced += measuring;
+        done += output.size() == wanted;
+        measured_[index_of(event)] += measuring;
         if (index_of(event) != 0 || !measuring) continue;
         token_ms_.push_back(static_cast<double>(now_ns - last_ns) * 1e-6);
         last_ns = now_ns;
@@ -278,15 +281,19 @@ class Bench {
       engine_.cancel(RequestId(sequence));
     row.cached_tokens = 0;
     for (const StepEvent& event : engine_.step()) row.cached_tokens += event.stats.cached_tokens;
-    row.tokens = produced;
+    row.tokens = std::accumulate(measured_.begin(), measured_.end(), int64_t{0});
     count_decode(steps);
+    for (std::vector<TokenId>& output : outputs_) output.resize(std::min(output.size(), wanted));
   }
 
   void count_decode(int64_t steps) {
     work_ = {};
     work_model_.add_steps(work_, steps);
-    for (int64_t token = 1; token <= options_.generate; ++token) {
-      for (int64_t sequence = 0; sequence < setting_.batch; ++sequence) {
+    for (int64_t sequence = 0; sequence < setting_.batch; ++sequence) {
+      const auto index = static_cast<size_t>(sequence);
+      const auto produced = static_cast<int64_t>(outputs_[index].size());
+      // Output token i is computed from the one before it, at position prompt + i - 1.
+      for (int64_t token = produced - measured_[index]; token < produced; ++token) {
         const int64_t position = prompt_tokens_ + token - 1;
         const int64_t first = setting_.kv_cache ? position : 0;
         work_model_.add_tokens(work_, first, position + 1 - first,
@@ -309,6 +316,7 @@ class Bench {
   Work work_;
   std::vector<std::vector<TokenId>> outputs_;
   std::vector<double> token_ms_;
+  std::vector<int64_t> measured_;  // output tokens of each sequence while all were decoding
 };
 
 std::vector<Setting> settings_of(const BenchOptions& options) {
