@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/huge_pages.h"
 #include "base/units.h"
 #include "format/fingerprint.h"
 
@@ -28,7 +29,8 @@ struct KvChoice {
 // much. An encoder-decoder model shares it between the decoder's tokens and encoded inputs, in the
 // proportion of what a whole context of each takes.
 KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config, int64_t context) {
-  const KvCacheSpec spec = kv_cache_spec_for(config, options.kv_format, options.block_tokens);
+  const KvCacheSpec spec =
+      kv_cache_spec_for(config, options.kv_format, options.block_tokens, options.streaming);
   const uint64_t own_context = spec.sequence_bytes(context, options.prefill_chunk);
   const KvCacheSpec input_spec =
       config.encoder_decoder ? input_kv_spec_for(config, options.kv_format, options.block_tokens)
@@ -64,6 +66,8 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
                                blocks[g] * group.block_tokens, group.bytes_per_token());
     if (group.lifetime.is_windowed())
       choice.note += fmt::format(" in windows of {}", group.lifetime.window);
+    if (group.lifetime.sinks > 0)
+      choice.note += fmt::format(" after the first {}", group.lifetime.sinks);
   }
   choice.note += fmt::format(" in {}", spec.formats());
   if (config.encoder_decoder) {
@@ -72,6 +76,7 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
                                    static_cast<uint64_t>(input_spec.block_tokens),
                                input_spec.bytes_per_token());
   }
+  if (total >= 2 * kMiB) choice.note += huge_pages_work() ? ", in huge pages" : ", in small pages";
   return choice;
 }
 
@@ -97,11 +102,13 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
       loaded->model,
       load_model(*loaded->file, *loaded->backend,
                  {.batch_tokens_max = std::max(options.prefill_chunk, 512),
-                  .context_length = options.context_length,
+                  .context_length = options.streaming.is_on() ? 0 : options.context_length,
                   .progress = progress}));
   const ModelConfig& config = loaded->model->config();
-  const int64_t context =
-      options.context_length == 0 ? config.context_length : options.context_length;
+  QUIPU_RETURN_IF_ERROR(check_streaming(config, options.streaming));
+  const int64_t context_max =
+      options.streaming.is_on() ? kStreamedTokensMax : config.context_length;
+  const int64_t context = options.context_length == 0 ? context_max : options.context_length;
   QUIPU_RETURN_IF_ERROR(options.kv_format.check(config.block_count));
   KvChoice kv = choose_kv_memory(options, config, context);
   loaded->kv_note = std::move(kv.note);
@@ -126,7 +133,8 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                                .keep_kv = options.kv_cache,
                                .kv_policy = options.kv_policy,
                                .tier = loaded->host_tier.get(),
-                               .fingerprint = fingerprint};
+                               .fingerprint = fingerprint,
+                               .streaming = options.streaming};
   QUIPU_ASSIGN_OR_RETURN(loaded->engine,
                          Engine::create(*loaded->model, *loaded->backend, engine, loaded->clock));
   loaded->load_ms = elapsed_ms(begin_ns, loaded->clock.now_ns());

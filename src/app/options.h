@@ -7,6 +7,7 @@
 #include <string>
 
 #include "backend/cpu/cpu_backend.h"
+#include "engine/engine.h"
 #include "kv/cache_spec.h"
 #include "kv/kv_formats.h"
 #include "tensor/dtype.h"
@@ -27,6 +28,7 @@ struct ModelOptions {
   bool kv_cache = true;  // false: recompute everything at every step
   int prefill_chunk = 512;
   int sequences_max = 64;
+  StreamingConfig streaming;
   std::optional<std::string> pre_tokenizer;  // overrides tokenizer.ggml.pre
 };
 

@@ -28,7 +28,11 @@ Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const 
                                             const PerplexityOptions& options,
                                             const PerplexityProgress& progress) {
   const int64_t limit = model.engine->scheduler().token_limit();
-  const int64_t window = options.window == 0 ? limit : options.window;
+  // Streaming has no context to fill: the whole text is one window.
+  const int64_t context = model.engine->is_streaming()
+                              ? std::min(limit, static_cast<int64_t>(tokens.size()) + 1)
+                              : limit;
+  const int64_t window = options.window == 0 ? context : options.window;
   if (window < 2 || window > limit) {
     return make_error(ErrorCode::kInvalidArgument,
                       "a window of {} tokens was asked for; expected 2 to {}", window, limit);

@@ -110,12 +110,15 @@ enum class RopePairing {
   kHalves,       // (i, i + rot_dim/2): GPT-NeoX, Hugging Face
 };
 
-// In place, on the first rot_dim elements of each head. SOURCE: Su et al. 2021 (RoFormer).
+// On the first rot_dim elements of each head, in place or into `out`. SOURCE: Su et al. 2021
+// (RoFormer).
 struct RopeArgs {
   float* x = nullptr;              // SHAPE: [tokens, heads, head_dim], tokens `stride` floats apart
   const float* cos_sin = nullptr;  // SHAPE: [tokens, rot_dim / 2, 2]: cosine, sine
   size_t tokens = 0, heads = 0, head_dim = 0, rot_dim = 0, stride = 0;
   RopePairing pairing = RopePairing::kHalves;
+  float* out = nullptr;  // SHAPE: as x, tokens out_stride apart; null: in place
+  size_t out_stride = 0;
 };
 
 // Stores new keys and values in their slots, the tokens of a sequence in order.
@@ -140,9 +143,11 @@ struct KvWriteArgs {
 //
 // Token i of sequence s sits at positions[i] and sees positions max(0, p - window + 1) .. p; with
 // key_counts it sees positions 0 .. key_counts[s] - 1, whatever its own (an encoder over its input,
-// a decoder over the encoded input). The keys and values were written before (determinism rule 3).
-// Partial results are formed per chunk of kAttentionChunk positions, counted from position 0, and
-// merged in chunk order, whatever the batch looks like.
+// a decoder over the encoded input); with sinks also positions 0 .. sinks - 1, those with the query
+// q_sinks. The sinks' partial result comes first, on its own, whether or not the window still
+// touches them. The keys and values were written before (determinism rule 3). Partial results are
+// formed per chunk of kAttentionChunk positions, counted from position 0, and merged in chunk order,
+// whatever the batch looks like.
 struct AttentionArgs {
   const float* q = nullptr;  // SHAPE: [tokens, heads, key_dim], tokens q_stride floats apart
   float* out = nullptr;      // SHAPE: [tokens, heads, value_dim], tokens out_stride apart
@@ -152,13 +157,17 @@ struct AttentionArgs {
   const int32_t* positions = nullptr;     // SHAPE: [tokens]
   const int32_t* block_tables = nullptr;  // SHAPE: [sequences, block_table_stride]: block ids
   size_t block_table_stride = 0;
-  // SHAPE: [sequences] or null (0): blocks that a table leaves out because no token sees them any
-  // more. Block b of a sequence is in column b - block_gaps[s].
+  // SHAPE: [sequences] or null (0): blocks that a table leaves out, after those of the sinks, as no
+  // token sees them any more. Past the gap block b is in column b - block_gaps[s].
   const int32_t* block_gaps = nullptr;
   PagedKvView kv;
   int layer = 0;
   float scale = 1.0f;
-  int32_t window = 0;    // 0: all positions
+  int32_t window = 0;  // 0: all positions
+  int32_t sinks = 0;   // REQUIRES: at most kAttentionChunk, and 0 without a window
+  // SHAPE: [tokens, heads, key_dim], tokens q_sinks_stride floats apart; read with sinks only
+  const float* q_sinks = nullptr;
+  size_t q_sinks_stride = 0;
   float softcap = 0.0f;  // 0: none; otherwise scaled scores become cap * tanh(score / cap)
   const int32_t* key_counts = nullptr;  // SHAPE: [sequences], each at least 1; null: causal
   // Added to the scaled scores by distance: for head h, query position p and key position t,

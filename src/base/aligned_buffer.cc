@@ -5,13 +5,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/huge_pages.h"
 #include "base/units.h"
 
 namespace quipu {
-
-namespace {
-constexpr size_t kHugePageBytes = 2 * kMiB;
-}
 
 Result<AlignedBuffer> AlignedBuffer::allocate(size_t bytes) {
   AlignedBuffer buffer;
@@ -30,15 +27,21 @@ Result<AlignedBuffer> AlignedBuffer::allocate(size_t bytes) {
     buffer.size_ = bytes;
     return buffer;
   }
+  // One huge page more than needed, so that an aligned run lies in it; the rest goes back.
   const size_t rounded = round_up(bytes, kHugePageBytes);
-  void* memory = mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
+  void* memory = mmap(nullptr, rounded + kHugePageBytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     return make_error(ErrorCode::kResourceExhausted, "cannot reserve {}: {}", format_bytes(bytes),
                       std::strerror(errno));
   }
-  madvise(memory, rounded, MADV_HUGEPAGE);  // a hint: failure only costs speed
-  buffer.data_ = static_cast<std::byte*>(memory);
+  auto* begin = static_cast<std::byte*>(memory);
+  const size_t before = round_up(reinterpret_cast<uintptr_t>(begin), kHugePageBytes) -
+                        reinterpret_cast<uintptr_t>(begin);
+  if (before > 0) munmap(begin, before);
+  if (before < kHugePageBytes) munmap(begin + before + rounded, kHugePageBytes - before);
+  madvise(begin + before, rounded, MADV_HUGEPAGE);  // a hint: failure only costs speed
+  buffer.data_ = begin + before;
   buffer.size_ = bytes;
   buffer.mapped_bytes_ = rounded;
   return buffer;

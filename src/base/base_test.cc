@@ -7,6 +7,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/file.h"
+#include "base/huge_pages.h"
 #include "base/random.h"
 #include "base/suggest.h"
 #include "base/units.h"
@@ -98,6 +99,18 @@ TEST(AlignedBuffer, IsZeroAndAligned) {
     EXPECT_EQ(moved.size(), bytes);
   }
   EXPECT_FALSE(AlignedBuffer::allocate(~size_t{0}).ok());
+}
+
+TEST(AlignedBuffer, LargeOnesBeginAtAHugePageAndSayWhatTheyGot) {
+  AlignedBuffer buffer = AlignedBuffer::allocate(5 * kMiB).value();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % (2 * kMiB), 0u);
+  EXPECT_LE(huge_page_bytes(buffer.bytes()), 6 * kMiB);
+  std::fill(buffer.bytes().begin(), buffer.bytes().end(), std::byte{1});
+  if (huge_pages_work()) {
+    EXPECT_GE(huge_page_bytes(buffer.bytes()), 2 * kMiB);
+  } else {
+    EXPECT_EQ(huge_page_bytes(buffer.bytes()), 0u);
+  }
 }
 
 TEST(File, AppearsOnlyWhenComplete) {

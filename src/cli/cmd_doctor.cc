@@ -1,6 +1,7 @@
 // quipu doctor: what this machine offers, and what quipu makes of it.
 #include <sys/mman.h>
 
+#include "base/huge_pages.h"
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
@@ -62,7 +63,8 @@ int doctor_command(const DoctorFlags& flags) {
                 {"int8_ops_per_s", peaks.int8_ops},
                 {"bf16_flops", peaks.bf16_flops},
                 {"f32_flops", peaks.f32_flops},
-                {"transparent_huge_pages", huge_pages}});
+                {"transparent_huge_pages", huge_pages},
+                {"huge_pages_work", huge_pages_work()}});
     return kExitOk;
   }
   print_out(fmt::format("quipu {}\n", QUIPU_VERSION));
@@ -80,7 +82,8 @@ int doctor_command(const DoctorFlags& flags) {
   print_out(
       fmt::format("peaks             int8 {:.2f} TOP/s, bf16 {:.2f} TFLOP/s, f32 {:.2f} TFLOP/s\n",
                   peaks.int8_ops * 1e-12, peaks.bf16_flops * 1e-12, peaks.f32_flops * 1e-12));
-  print_out(fmt::format("huge pages        {}\n", huge_pages));
+  print_out(fmt::format("huge pages        {}; large buffers, the KV cache among them, {}\n",
+                        huge_pages, huge_pages_work() ? "got one on trial" : "got none on trial"));
   return kExitOk;
 }
 

@@ -26,6 +26,9 @@ Result<T> choose(const std::string& text, std::optional<T> found, const std::str
   return make_error(ErrorCode::kInvalidArgument, "'{}' is not one of {}", text, known);
 }
 
+// SOURCE: Xiao et al. 2023 (StreamingLLM): four tokens take up what attention has left over.
+constexpr int64_t kDefaultSinks = 4;
+
 std::string known_dtypes() {
   std::string names;
   for (const DTypeTraits& traits : all_dtypes())
@@ -106,6 +109,19 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
         options.kv_cache = text == "on";
       },
       "on (default), or off: recompute everything at every step");
+  command
+      .add_option_function<int64_t>(
+          "--kv-window",
+          [&options, &command](const int64_t window) {
+            options.streaming.window = window;
+            if (command.count("--kv-sinks") == 0) options.streaming.sinks = kDefaultSinks;
+          },
+          "Stream: see only the last N tokens (and the sinks), and go on without end")
+      ->check(CLI::PositiveNumber);
+  command
+      .add_option("--kv-sinks", options.streaming.sinks,
+                  "Stream: the first N tokens stay in sight (default: 4, with --kv-window)")
+      ->check(CLI::NonNegativeNumber);
   command.add_option("--chunk", options.prefill_chunk, "Prompt tokens computed at a time")
       ->check(CLI::Range(1, 65536));
   command.add_option("--pre-tokenizer", options.pre_tokenizer,

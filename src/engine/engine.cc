@@ -7,14 +7,65 @@
 
 namespace quipu {
 
+namespace {
+
+// What the keys and values of upper layers depend on beside tokens: what the layers below saw.
+std::string lifetimes_of(const KvCacheSpec& spec) {
+  std::string text;
+  for (const KvGroupSpec& group : spec.groups)
+    text += fmt::format("; window {} sinks {}", group.lifetime.window, group.lifetime.sinks);
+  return text;
+}
+
+}  // namespace
+
+Status check_streaming(const ModelConfig& config, const StreamingConfig& streaming) {
+  if (streaming.window < 0 || streaming.sinks < 0 || streaming.sinks > kAttentionChunk ||
+      (streaming.sinks > 0 && !streaming.is_on())) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--kv-window {} with --kv-sinks {}: expected a window of at least one token "
+                      "and 0 to {} sinks",
+                      streaming.window, streaming.sinks, kAttentionChunk);
+  }
+  if (!streaming.is_on()) return Status::ok_status();
+  if (config.encoder_decoder.has_value()) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--kv-window: '{}' is an encoder-decoder model, whose positions end with its "
+                      "context; streaming needs rotary positions",
+                      config.architecture);
+  }
+  if (config.positions == PositionKind::kLearned) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--kv-window: '{}' has a learned vector for each of its {} positions and "
+                      "none for later ones, so it cannot go on past its context; streaming needs "
+                      "rotary positions",
+                      config.architecture, config.context_length);
+  }
+  if (streaming.window + streaming.sinks > config.context_in_force) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--kv-window {} and --kv-sinks {} make distances of up to {} tokens; the "
+                      "model was trained for {}",
+                      streaming.window, streaming.sinks, streaming.window + streaming.sinks,
+                      config.context_in_force);
+  }
+  return Status::ok_status();
+}
+
 KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
-                              int block_tokens) {
+                              int block_tokens, const StreamingConfig& streaming) {
   std::vector<KvLayerShape> layers;
   for (const int window : config.layer_windows) {
+    KvLifetime lifetime = {.window = window};
+    if (streaming.is_on()) {
+      // A layer that was trained with a window saw the first tokens go, and needs no sinks.
+      const int64_t most = window == 0 ? streaming.window : window;
+      lifetime = {.window = static_cast<int32_t>(std::min(most, streaming.window)),
+                  .sinks = window == 0 ? static_cast<int32_t>(streaming.sinks) : 0};
+    }
     layers.push_back({.kv_heads = config.head_count_kv,
                       .key_dim = config.key_length,
                       .value_dim = config.value_length,
-                      .lifetime = {.window = window}});
+                      .lifetime = lifetime});
   }
   return make_kv_cache_spec(layers, formats, block_tokens);
 }
@@ -48,13 +99,15 @@ Result<std::unique_ptr<KvStorage>> make_input_storage(Model& model, Backend& bac
 
 Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                                                const EngineConfig& config, const Clock& clock) {
-  const int64_t trained = model.config().context_length;
-  const int64_t loaded_for = model.config().context_in_force;
+  QUIPU_RETURN_IF_ERROR(check_streaming(model.config(), config.streaming));
+  const bool streams = config.streaming.is_on();
+  const int64_t trained = streams ? kStreamedTokensMax : model.config().context_length;
+  const int64_t loaded_for = streams ? kStreamedTokensMax : model.config().context_in_force;
   const int64_t context = config.context_length == 0 ? loaded_for : config.context_length;
   if (context < 1 || context > trained) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "a context of {} tokens was asked for; the model was trained for {}", context,
-                      trained);
+    return make_error(
+        ErrorCode::kInvalidArgument, "a context of {} tokens was asked for; {} {}", context,
+        config.streaming.is_on() ? "streaming ends at" : "the model was trained for", trained);
   }
   if (context > loaded_for) {
     return make_error(ErrorCode::kInvalidArgument,
@@ -62,7 +115,8 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
                       loaded_for);
   }
   QUIPU_RETURN_IF_ERROR(config.kv_format.check(model.config().block_count));
-  const KvCacheSpec spec = kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens);
+  const KvCacheSpec spec =
+      kv_cache_spec_for(model.config(), config.kv_format, config.block_tokens, config.streaming);
   SchedulerConfig scheduler = {
       .batch_tokens_max = model.batch_tokens_max(),
       .prefill_chunk_max = std::min(config.prefill_chunk_max, model.batch_tokens_max()),
@@ -89,8 +143,9 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
   }
   KvCacheConfig cache = {.groups = {},
                          .block_tokens = config.block_tokens,
-                         .fingerprint = fmt::format("{} kv {} layout {}", config.fingerprint,
-                                                    spec.formats(), kKvLayoutVersion),
+                         .fingerprint = fmt::format("{} kv {} layout {}{}", config.fingerprint,
+                                                    spec.formats(), kKvLayoutVersion,
+                                                    lifetimes_of(spec)),
                          .policy = config.kv_policy,
                          .publish = config.keep_kv,
                          .tier = config.keep_kv ? config.tier : nullptr};
@@ -98,14 +153,16 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
     cache.groups.push_back(
         {static_cast<int>(blocks[g]), spec.groups[g].lifetime, spec.groups[g].block_bytes});
   return std::unique_ptr<Engine>(new Engine(model, backend, std::move(storage),
-                                            std::move(input_storage), scheduler, cache, clock));
+                                            std::move(input_storage), scheduler, cache, streams,
+                                            clock));
 }
 
 Engine::Engine(Model& model, Backend& backend, KvStorage storage,
                std::unique_ptr<KvStorage> input_storage, const SchedulerConfig& config,
-               const KvCacheConfig& cache, const Clock& clock)
+               const KvCacheConfig& cache, bool is_streaming, const Clock& clock)
     : model_(model),
       clock_(clock),
+      is_streaming_(is_streaming),
       storage_(std::move(storage)),
       input_storage_(std::move(input_storage)),
       scheduler_(config, cache, clock),

@@ -20,8 +20,18 @@
 
 namespace quipu {
 
+// Streaming: layers that see everything see the first `sinks` tokens and the last `window` instead,
+// so that a sequence may go on past the trained context in constant memory. Layers that have a
+// window anyway see no more than `window`, and no sinks. Never on by itself.
+struct StreamingConfig {
+  int64_t window = 0;  // UNITS: tokens; 0: off
+  int64_t sinks = 0;   // UNITS: tokens
+
+  bool is_on() const { return window > 0; }
+};
+
 struct EngineConfig {
-  int64_t context_length = 0;  // 0: what the model was loaded for
+  int64_t context_length = 0;  // 0: what the model was loaded for; with streaming kStreamedTokensMax
   KvFormats kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   uint64_t kv_bytes = 0;  // REQUIRES: at least one block; app/ chooses and says it
@@ -33,6 +43,7 @@ struct EngineConfig {
   std::string kv_policy = "reuse";  // of eviction: one of kEvictionPolicyNames
   KvTier* tier = nullptr;  // below the pools; must outlive the engine, and may be shared by no other
   std::string fingerprint;         // of the model; with the KV formats, part of every block's key
+  StreamingConfig streaming;
 };
 
 class Engine {
@@ -59,15 +70,17 @@ class Engine {
   // Where encoded inputs lie; null for models without an encoder.
   const KvStorage* input_kv() const { return input_storage_.get(); }
   const Model& model() const { return model_; }
+  bool is_streaming() const { return is_streaming_; }
 
  private:
   Engine(Model& model, Backend& backend, KvStorage storage,
          std::unique_ptr<KvStorage> input_storage, const SchedulerConfig& config,
-         const KvCacheConfig& cache, const Clock& clock);
+         const KvCacheConfig& cache, bool is_streaming, const Clock& clock);
   void measure(const StepPlan& plan, const TransferStatistics& before, int64_t begin_ns);
 
   Model& model_;
   const Clock& clock_;
+  bool is_streaming_;
   KvStorage storage_;
   std::unique_ptr<KvStorage> input_storage_;
   Scheduler scheduler_;
@@ -76,9 +89,18 @@ class Engine {
   std::vector<StepEvent> events_;
 };
 
-// The cache's spec for a model. UNITS: bytes inside. REQUIRES: formats.check() is ok for the model.
+// The most tokens of a streamed sequence: positions are 32-bit numbers. UNITS: tokens.
+inline constexpr int64_t kStreamedTokensMax = (int64_t{1} << 31) - (int64_t{1} << 20);
+
+// Whether a model can be streamed like that. ERRORS: kInvalidArgument with the numbers and what to
+// do: positions other than rotary, a window and sinks larger than the trained context, sinks out of
+// range or without a window.
+Status check_streaming(const ModelConfig& config, const StreamingConfig& streaming);
+
+// The cache's spec for a model. UNITS: bytes inside. REQUIRES: check_streaming() and
+// formats.check() are ok for the model.
 KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
-                              int block_tokens);
+                              int block_tokens, const StreamingConfig& streaming = {});
 // The same for encoded inputs: what cross-attention of all decoder layers reads of a token.
 // REQUIRES: config.encoder_decoder.
 KvCacheSpec input_kv_spec_for(const ModelConfig& config, const KvFormats& formats,

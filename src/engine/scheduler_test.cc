@@ -517,5 +517,101 @@ TEST(Scheduler, SixteenRequestsCountTheirSharedBlocksOnce) {
   EXPECT_LE(most_held, kShared + 16 * kOwn);
 }
 
+// A model that looks at the newest token's window only, so that a step takes constant time.
+class StreamedModel {
+ public:
+  explicit StreamedModel(const KvGroupConfig& group)
+      : lifetime_(group.lifetime),
+        slots_(static_cast<size_t>(group.total_blocks) * kBlockTokens, -1) {}
+
+  TokenId run(const ScheduledSequence& scheduled) {
+    const Sequence& sequence = *scheduled.sequence;
+    const BlockTable& table = sequence.kv.tables[0];
+    const auto expect = [&](int64_t p) {
+      EXPECT_EQ(slots_[static_cast<size_t>(table.slot(p))], sequence.tokens[static_cast<size_t>(p)])
+          << "position " << p;
+    };
+    const int64_t end = scheduled.first_position + scheduled.num_tokens;
+    for (int64_t p = scheduled.first_position; p < end; ++p)
+      slots_[static_cast<size_t>(table.slot(p))] = sequence.tokens[static_cast<size_t>(p)];
+    for (int64_t p = 0; p < std::min<int64_t>(lifetime_.sinks, end); ++p) expect(p);
+    expect(std::max<int64_t>(lifetime_.first_seen(end - 1), 0));
+    expect(end - 1);
+    return static_cast<TokenId>((sequence.tokens.back() * 31 + end) % 50);
+  }
+
+ private:
+  KvLifetime lifetime_;
+  std::vector<TokenId> slots_;
+};
+
+TEST(Scheduler, StreamsAMillionTokensInConstantMemory) {
+  const KvGroupConfig group = {14, {.window = 100, .sinks = 4}};
+  SchedulerConfig config = small_config();
+  config.context_length = int64_t{1} << 31;
+  FakeClock clock;
+  Scheduler scheduler(config, {.groups = {group}, .block_tokens = kBlockTokens}, clock);
+  EXPECT_EQ(scheduler.token_limit(), config.context_length);
+  StreamedModel model(group);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr int64_t kTokens = 50'000;
+#else
+  constexpr int64_t kTokens = 1'000'000;
+#endif
+  Request request = make_request(1, std::vector<TokenId>(300, 3), kTokens);
+  request.stop_tokens = {};
+  ASSERT_TRUE(scheduler.submit(std::move(request)).ok());
+  StepPlan plan;
+  std::vector<StepEvent> events;
+  int blocks_max = 0;
+  int64_t outputs = 0;
+  size_t bytes_halfway = 0;
+  for (int64_t step = 0; scheduler.has_work(); ++step) {
+    scheduler.plan(plan);
+    ASSERT_EQ(plan.sequences.size(), 1u);
+    blocks_max = std::max(blocks_max, plan.sequences[0].sequence->kv.num_blocks());
+    const std::vector<TokenId> next = {model.run(plan.sequences[0])};
+    events.clear();
+    scheduler.commit(plan, next, events);
+    for (const StepEvent& event : events) outputs += event.token.has_value();
+    if (step % (kTokens / 10) == 0) scheduler.check_invariants();
+    if (outputs == kTokens / 2 && bytes_halfway == 0)
+      bytes_halfway = scheduler.cache().index().index_bytes();
+    if (testing::Test::HasFailure()) break;
+  }
+  EXPECT_EQ(outputs, kTokens);
+  EXPECT_LE(blocks_max, 10);  // 1 of sinks, and 100 - 1 + 16 tokens that begin inside a block
+  EXPECT_EQ(scheduler.cache().total_blocks(), 14);
+  const KvBlockStates states = scheduler.cache().block_states();
+  EXPECT_EQ(states.open + states.closed, 0);
+  EXPECT_EQ(events.back().stats.preemptions, 0);
+  // The index remembers one sequence by its tokens and little more, also of what has no block.
+  const size_t bytes = scheduler.cache().index().index_bytes();
+  EXPECT_LE(bytes, static_cast<size_t>(kTokens) * 64);
+  EXPECT_GT(bytes, 0u);
+  fmt::print("index: {} bytes halfway, {} at the end\n", bytes_halfway, bytes);
+}
+
+// Streamed sequences that push each other out go on as if nothing had happened.
+TEST(Scheduler, StreamedSequencesSurvivePreemption) {
+  SchedulerConfig config = small_config();
+  config.context_length = 5000;
+  Simulation simulation(config, std::vector<KvGroupConfig>{{14, {.window = 40, .sinks = 4}}});
+  int preemptions = 0;
+  for (int64_t id = 0; id < 6; ++id) {
+    Request request = make_request(id, std::vector<TokenId>(static_cast<size_t>(20 + id), 3), 400);
+    request.stop_tokens = {};
+    ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  }
+  while (simulation.scheduler.has_work()) simulation.step();
+  for (int64_t id = 0; id < 6; ++id) {
+    EXPECT_EQ(
+        simulation.outputs[id],
+        expected_output(std::vector<TokenId>(static_cast<size_t>(20 + id), 3), 400, 5000, -1));
+    preemptions += simulation.finished.at(id).stats.preemptions;
+  }
+  EXPECT_GT(preemptions, 0);
+}
+
 }  // namespace
 }  // namespace quipu

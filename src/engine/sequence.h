@@ -8,6 +8,7 @@
 // THREADS: engine thread only; changed by the scheduler's plan() and commit() alone.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -20,11 +21,14 @@
 namespace quipu {
 
 struct Sequence {
+  static constexpr int64_t kTokensReserved = int64_t{1} << 20;
+
   // `room` is an empty part of the cache. UNITS: tokens_max: tokens of prompt and output; room for
-  // them is made here, so that decoding allocates nothing.
+  // them is made here, so that decoding allocates nothing (a streamed sequence of more than
+  // kTokensReserved tokens doubles its list now and then).
   Sequence(Request ask, SequenceKv room, int64_t tokens_max)
       : request(std::move(ask)), kv(std::move(room)), sampler(request.sampling, request.prompt) {
-    tokens.reserve(static_cast<size_t>(tokens_max));
+    tokens.reserve(static_cast<size_t>(std::min(tokens_max, kTokensReserved)));
     tokens = request.prompt;
     kv.salt = request.cache_salt;
     kv.retention = request.retention;

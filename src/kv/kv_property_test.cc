@@ -120,7 +120,8 @@ class World {
   }
 
   void begin_again(Live& request) {
-    const auto reuse_max = static_cast<int64_t>(request.tokens.size()) - 1;
+    // A sequence that was cut back to nothing has no last token to compute.
+    const auto reuse_max = std::max<int64_t>(0, static_cast<int64_t>(request.tokens.size()) - 1);
     const KvExplanation found =
         cache_.begin(request.kv, request.tokens, reuse_max, copies_);
     RC_ASSERT(found.reused() == request.kv.num_tokens());
@@ -254,7 +255,8 @@ void check_property(const std::vector<KvGroupConfig>& groups, const std::string&
                     uint64_t tier_bytes) {
   // A fixed seed and a fixed count: the same test every time. RC_PARAMS in the environment overrides
   // both, for a longer search.
-  if (std::getenv("RC_PARAMS") == nullptr) setenv("RC_PARAMS", "seed=20 max_success=60 max_size=200", 1);
+  if (std::getenv("RC_PARAMS") == nullptr)
+    setenv("RC_PARAMS", "seed=20 max_success=60 max_size=200", 1);
   const bool holds = rc::check([&] {
     const auto operations = *rc::gen::container<std::vector<Operation>>(any_operation());
     World world(groups, policy, tier_bytes);

@@ -330,7 +330,8 @@ uint64_t PrefixIndex::ghost_key(const BlockKey& key) {
   return first;
 }
 
-// A tail has no key of its own; its parent's and its tokens tell it from others.
+// A tail has no key of its own. Its parent's and its first token tell why a prompt that goes on with
+// that token is not served from it.
 uint64_t PrefixIndex::ghost_key_of(NodeId node) const {
   const Node& n = nodes_[index(node)];
   if (n.num_tokens == block_tokens_) return ghost_key(n.key);
@@ -338,17 +339,12 @@ uint64_t PrefixIndex::ghost_key_of(NodeId node) const {
 }
 
 uint64_t PrefixIndex::tail_ghost_key(const BlockKey& parent, std::span<const TokenId> tokens) {
-  return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), ghost_key(parent));
+  return XXH3_64bits_withSeed(tokens.data(), sizeof tokens.front(), ghost_key(parent));
 }
 
 std::optional<Ghost> PrefixIndex::tail_ghost(NodeId parent, std::span<const TokenId> tokens) const {
-  for (size_t length = std::min(tokens.size(), static_cast<size_t>(block_tokens_) - 1); length > 0;
-       --length) {
-    const std::optional<Ghost> ghost =
-        ghosts_.find(tail_ghost_key(key(parent), tokens.first(length)));
-    if (ghost.has_value()) return ghost;
-  }
-  return std::nullopt;
+  if (tokens.empty()) return std::nullopt;
+  return ghosts_.find(tail_ghost_key(key(parent), tokens));
 }
 
 void PrefixIndex::remember(NodeId node, GoneReason reason) {

@@ -191,7 +191,7 @@ class PrefixIndex {
   std::string_view policy_name() const { return order_.policy().name(); }
   // What became of a block that is not in the index; nothing when it never was, or long ago.
   std::optional<Ghost> ghost(const BlockKey& key) const { return ghosts_.find(ghost_key(key)); }
-  // The same of the longest tail after `parent` that `tokens` begin with.
+  // The same of a tail after `parent` that began like `tokens`, with one token at least.
   std::optional<Ghost> tail_ghost(NodeId parent, std::span<const TokenId> tokens) const;
   // The child of `parent` that begins like `tokens`, and for how many of them.
   std::pair<std::optional<NodeId>, int> nearest_child(NodeId parent,

@@ -29,17 +29,46 @@ std::span<const float> DecoderModel::forward(const ForwardBatch& batch, const Kv
               kv.layers.size(), config_.block_count);
 
   embed_tokens(batch);
-  if (config_.positions == PositionKind::kRope) {
-    fill_rope_table(weights_.rope, batch.positions, activations_.rope_table->floats());
-  }
-  if (config_.local_rope) {
-    fill_rope_table(weights_.local_rope, batch.positions, activations_.local_rope_table->floats());
-  }
+  if (config_.positions == PositionKind::kRope) fill_rope_tables(batch, kv);
   for (int layer = 0; layer < config_.block_count; ++layer) {
     attention_block(batch, kv, layer);
     feed_forward_block(tokens, layer);
   }
   return output_logits(batch);
+}
+
+// Angles of the batch's positions, and of where a query stands when it looks at sinks: at most a
+// window past them, as if nothing had been between. Keys keep the angles of their own positions.
+// SOURCE: Xiao et al. 2023 (StreamingLLM), positions inside the cache; here the query moves.
+void DecoderModel::fill_rope_tables(const ForwardBatch& batch, const KvCacheView& kv) {
+  fill_rope_table(weights_.rope, batch.positions, config_.context_length,
+                  activations_.rope_table->floats());
+  if (config_.local_rope) {
+    fill_rope_table(weights_.local_rope, batch.positions, config_.context_length,
+                    activations_.local_rope_table->floats());
+  }
+  KvLifetime streaming;
+  for (const KvGroupView& group : kv.groups) {
+    if (group.lifetime.sinks == 0) continue;
+    QUIPU_CHECK(streaming.sinks == 0, "two groups have sinks");
+    streaming = group.lifetime;
+  }
+  if (streaming.sinks == 0) return;
+  const auto rows_of = [&](std::unique_ptr<DeviceBuffer>& buffer, int columns) {
+    if (buffer != nullptr) return;
+    Result<std::unique_ptr<DeviceBuffer>> allocated = backend_.allocate(
+        static_cast<size_t>(batch_tokens_max_) * static_cast<size_t>(columns) * sizeof(float));
+    QUIPU_CHECK(allocated.ok(), "queries for sinks: {}", allocated.status().message());
+    buffer = std::move(allocated).value();
+  };
+  rows_of(activations_.sink_query, config_.query_width());
+  rows_of(activations_.sink_rope_table, config_.rope.dims);
+  sink_positions_.clear();
+  const int64_t farthest = int64_t{streaming.window} + streaming.sinks - 1;
+  for (const int32_t position : batch.positions)
+    sink_positions_.push_back(static_cast<int32_t>(std::min<int64_t>(position, farthest)));
+  fill_rope_table(weights_.rope, sink_positions_, config_.context_length,
+                  activations_.sink_rope_table->floats());
 }
 
 void DecoderModel::embed_tokens(const ForwardBatch& batch) {
@@ -75,7 +104,8 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
   apply_norm(layer.attention_norm, activations_.hidden->floats(), activations_.normed->floats(),
              tokens);
   project_query_key_value(tokens, layer);
-  normalise_and_rotate(tokens, layer_index);
+  normalise_and_rotate(tokens, layer_index, group.lifetime);
+  const bool turned = group.lifetime.sinks > 0 && config_.positions == PositionKind::kRope;
   backend_.kv_write({.k = k,
                      .v = v,
                      .k_stride = stride,
@@ -106,6 +136,10 @@ void DecoderModel::attention_block(const ForwardBatch& batch, const KvCacheView&
                       .layer = place.index,
                       .scale = config_.attention_scale,
                       .window = group.lifetime.window,
+                      .sinks = group.lifetime.sinks,
+                      .q_sinks = turned ? activations_.sink_query->floats() : q,
+                      .q_sinks_stride =
+                          turned ? static_cast<size_t>(config_.query_width()) : stride,
                       .softcap = config_.attention_softcap});
   add_to_residual(layer.attention_output, layer.post_attention_norm,
                   activations_.attention->floats(), attention_width, tokens);
@@ -136,7 +170,8 @@ void DecoderModel::project_query_key_value(size_t tokens, const DecoderLayer& la
   backend_.linear(separate);
 }
 
-void DecoderModel::normalise_and_rotate(size_t tokens, int layer_index) {
+void DecoderModel::normalise_and_rotate(size_t tokens, int layer_index,
+                                        const KvLifetime& lifetime) {
   const DecoderLayer& layer = weights_.layers[static_cast<size_t>(layer_index)];
   const size_t stride = qkv_width(config_);
   const size_t head_dim = static_cast<size_t>(config_.key_length);
@@ -160,6 +195,18 @@ void DecoderModel::normalise_and_rotate(size_t tokens, int layer_index) {
     backend_.norm(norm);
   }
   if (config_.positions == PositionKind::kRope) {
+    if (lifetime.sinks > 0) {
+      backend_.rope({.x = q,
+                     .cos_sin = activations_.sink_rope_table->floats(),
+                     .tokens = tokens,
+                     .heads = static_cast<size_t>(config_.head_count),
+                     .head_dim = head_dim,
+                     .rot_dim = static_cast<size_t>(config_.rope.dims),
+                     .stride = stride,
+                     .pairing = config_.rope.pairing,
+                     .out = activations_.sink_query->floats(),
+                     .out_stride = static_cast<size_t>(config_.query_width())});
+    }
     const bool local =
         config_.local_rope && config_.windowed_layers[static_cast<size_t>(layer_index)];
     const auto& table = local ? activations_.local_rope_table : activations_.rope_table;

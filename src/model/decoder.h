@@ -30,6 +30,10 @@ class DecoderModel : public Model {
     std::unique_ptr<DeviceBuffer> inner;       // [T, feed_forward_length], twice that with a gate
     std::unique_ptr<DeviceBuffer> rope_table;  // [T, rope dims / 2, 2]
     std::unique_ptr<DeviceBuffer> local_rope_table;  // as rope_table, when config.local_rope
+    // The same for the sinks of one group: queries turned as if the sinks came right before the
+    // window. Made when a cache first has sinks.
+    std::unique_ptr<DeviceBuffer> sink_query;       // [T, query_width]
+    std::unique_ptr<DeviceBuffer> sink_rope_table;  // [T, rope dims / 2, 2]
     std::unique_ptr<DeviceBuffer> logits;  // [R, vocab_size]; grows with the most rows asked for
   };
 
@@ -39,7 +43,8 @@ class DecoderModel : public Model {
   void embed_tokens(const ForwardBatch& batch);
   void attention_block(const ForwardBatch& batch, const KvCacheView& kv, int layer);
   void project_query_key_value(size_t tokens, const DecoderLayer& layer);
-  void normalise_and_rotate(size_t tokens, int layer);
+  void normalise_and_rotate(size_t tokens, int layer, const KvLifetime& lifetime);
+  void fill_rope_tables(const ForwardBatch& batch, const KvCacheView& kv);
   void feed_forward_block(size_t tokens, int layer);
   void add_to_residual(const Linear& linear, const Norm& post_norm, const float* x, size_t x_stride,
                        size_t tokens);
@@ -52,6 +57,7 @@ class DecoderModel : public Model {
   DecoderWeights weights_;
   int batch_tokens_max_;
   Activations activations_;
+  std::vector<int32_t> sink_positions_;  // SHAPE: [T]
 };
 
 }  // namespace quipu

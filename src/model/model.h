@@ -75,8 +75,8 @@ class Model {
 
   // Computes the batch, writes its keys and values into `kv`, and returns the logits of logit_rows.
   // SHAPE: result: [R, vocab_size], valid until the next forward().
-  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_in_force;
-  // a place in `kv` for each layer.
+  // REQUIRES: T <= batch_tokens_max; token ids below vocab_size; positions below context_in_force,
+  // unless they are rotary and every layer has a window; a place in `kv` for each layer.
   virtual std::span<const float> forward(const ForwardBatch& batch, const KvCacheView& kv) = 0;
 
   // Encoder-decoder models (config().encoder_decoder) only; the others need none of it.

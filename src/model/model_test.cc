@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "model/architecture.h"
@@ -364,11 +365,37 @@ TEST(Rope, YarnKeepsFastWavesAndStretchesSlowOnes) {
   EXPECT_NEAR(yarn.magnitude, 1 + 0.1 * std::log(4.0), 1e-6);
 }
 
+// Two tokens 100 apart make the same angle at a million as at the beginning; with a product in f32
+// they would not.
+TEST(Rope, DistancesStayExactPastTheContext) {
+  const RopeFrequencies rope = make_rope_frequencies({.dims = 64}, {});
+  const std::vector<int32_t> positions = {0,         100,           1'000'000,
+                                          1'000'100, 2'000'000'000, 2'000'000'100};
+  std::vector<float> table(positions.size() * 64);
+  fill_rope_table(rope, positions, 2048, table.data());
+  const auto difference = [&](size_t from, size_t to, size_t pair) {
+    const float* a = &table[from * 64 + pair * 2];
+    const float* b = &table[to * 64 + pair * 2];
+    return std::pair(b[0] * a[0] + b[1] * a[1], b[1] * a[0] - b[0] * a[1]);  // of the angles
+  };
+  for (size_t pair = 0; pair < 32; ++pair) {
+    const auto [cosine, sine] = difference(0, 1, pair);
+    for (const size_t from : {2, 4}) {
+      const auto [far_cosine, far_sine] = difference(from, from + 1, pair);
+      EXPECT_NEAR(far_cosine, cosine, 2e-6) << "pair " << pair;
+      EXPECT_NEAR(far_sine, sine, 2e-6) << "pair " << pair;
+    }
+  }
+  // The same table with everything in f32 is off by far more.
+  fill_rope_table(rope, positions, std::numeric_limits<int64_t>::max(), table.data());
+  EXPECT_GT(std::abs(difference(4, 5, 1).first - difference(0, 1, 1).first), 1e-3);
+}
+
 TEST(Rope, TableHoldsCosineAndSineOfEachPosition) {
   const RopeFrequencies rope = make_rope_frequencies({.dims = 2}, {});
   const std::vector<int32_t> positions = {0, 3};
   std::vector<float> table(4);
-  fill_rope_table(rope, positions, table.data());
+  fill_rope_table(rope, positions, 2048, table.data());
   EXPECT_FLOAT_EQ(table[0], 1);
   EXPECT_FLOAT_EQ(table[1], 0);
   EXPECT_NEAR(table[2], std::cos(3.0), 1e-6);

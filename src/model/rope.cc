@@ -56,11 +56,13 @@ RopeFrequencies make_rope_frequencies(const RopeConfig& config, std::span<const 
   return rope;
 }
 
-void fill_rope_table(const RopeFrequencies& rope, std::span<const int32_t> positions, float* out) {
+void fill_rope_table(const RopeFrequencies& rope, std::span<const int32_t> positions,
+                     int64_t context, float* out) {
   for (const int32_t position : positions) {
     for (const float frequency : rope.frequencies) {
-      // The product in f32, as the reference implementations form it; then exact functions of it.
-      const double angle = static_cast<double>(static_cast<float>(position) * frequency);
+      const double angle = position < context
+                               ? static_cast<double>(static_cast<float>(position) * frequency)
+                               : static_cast<double>(position) * static_cast<double>(frequency);
       *out++ = static_cast<float>(std::cos(angle)) * rope.magnitude;
       *out++ = static_cast<float>(std::sin(angle)) * rope.magnitude;
     }

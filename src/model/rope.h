@@ -19,7 +19,11 @@ struct RopeFrequencies {
 // SHAPE: factors: [dims / 2] or empty (Llama 3's rope_freqs tensor: frequencies are divided by it).
 RopeFrequencies make_rope_frequencies(const RopeConfig& config, std::span<const float> factors);
 
-// The table that the backend's rope takes. SHAPE: positions: [tokens]; out: [tokens, dims / 2, 2].
-void fill_rope_table(const RopeFrequencies& rope, std::span<const int32_t> positions, float* out);
+// The table that the backend's rope takes. Below `context` positions the angle is the product in
+// f32, as the reference implementations form it; from there on in double, because at a million the
+// rounding of an f32 product would be a twentieth of a radian.
+// SHAPE: positions: [tokens]; out: [tokens, dims / 2, 2].
+void fill_rope_table(const RopeFrequencies& rope, std::span<const int32_t> positions,
+                     int64_t context, float* out);
 
 }  // namespace quipu

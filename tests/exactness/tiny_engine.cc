@@ -11,7 +11,6 @@ namespace quipu::exactness {
 
 namespace {
 
-constexpr int64_t kContext = 1024;     // more than a run of positions that attention merges (512)
 constexpr uint64_t kVocabulary = 321;  // of every tiny shape
 
 // A folder for the models, gone when the process ends.
@@ -51,16 +50,16 @@ std::vector<std::string> tiny_shapes() {
   return shapes;
 }
 
-std::filesystem::path tiny_model_path(const std::string& shape, DType weights) {
+std::filesystem::path tiny_model_path(const std::string& shape, DType weights, int64_t context) {
   static const ScratchFolder folder;
   std::filesystem::path path =
-      folder.path() / (shape + "-" + std::string(dtype_name(weights)) + ".gguf");
+      folder.path() / fmt::format("{}-{}-{}.gguf", shape, dtype_name(weights), context);
   if (!std::filesystem::exists(path)) {
     SynthOptions options;
     options.shape = shape;
     options.type = weights;
     options.seed = 11;
-    options.context = kContext;
+    options.context = context;
     const Status status = synth_model(options, path);
     QUIPU_CHECK(status.ok(), "{}", status.message());
   }
@@ -68,9 +67,9 @@ std::filesystem::path tiny_model_path(const std::string& shape, DType weights) {
 }
 
 std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weights, Isa isa,
-                                           int threads) {
+                                           int threads, int64_t context) {
   auto tiny = std::make_unique<TinyModel>();
-  tiny->file = value_or_die(open_model_file(tiny_model_path(shape, weights)));
+  tiny->file = value_or_die(open_model_file(tiny_model_path(shape, weights, context)));
   tiny->backend =
       value_or_die(make_cpu_backend({.threads = threads, .isa = isa, .pin_threads = false}));
   tiny->model = value_or_die(load_model(*tiny->file, *tiny->backend, {.batch_tokens_max = 512}));
@@ -84,6 +83,7 @@ TinyEngine::TinyEngine(TinyModel& model, const EngineSettings& settings) {
   config.block_tokens = settings.block_tokens;
   config.prefill_chunk_max = settings.chunk;
   config.keep_kv = settings.keep_kv;
+  config.streaming = settings.streaming;
   config.kv_bytes =
       kv_cache_spec_for(model.model->config(), settings.kv_format, settings.block_tokens)
           .block_bytes() *

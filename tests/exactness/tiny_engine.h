@@ -19,7 +19,9 @@ namespace quipu::exactness {
 std::vector<std::string> tiny_shapes();
 
 // A file with random weights, written once per process and removed at its end.
-std::filesystem::path tiny_model_path(const std::string& shape, DType weights);
+// UNITS: tokens: context; 1,024 is more than a run of positions that attention merges (512).
+std::filesystem::path tiny_model_path(const std::string& shape, DType weights,
+                                      int64_t context = 1024);
 
 struct TinyModel {
   std::unique_ptr<ModelFile> file;
@@ -28,7 +30,7 @@ struct TinyModel {
 };
 
 std::unique_ptr<TinyModel> open_tiny_model(const std::string& shape, DType weights, Isa isa,
-                                           int threads);
+                                           int threads, int64_t context = 1024);
 
 struct EngineSettings {
   KvFormats kv_format = KvFormat::kF32;
@@ -36,6 +38,7 @@ struct EngineSettings {
   int block_tokens = 32;
   int blocks = 256;
   bool keep_kv = true;
+  StreamingConfig streaming;
 };
 
 struct TinyEngine {

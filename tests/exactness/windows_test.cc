@@ -17,7 +17,7 @@ class Bench {
   Bench(TinyModel& model, KvFormat format, const std::vector<int64_t>& blocks)
       : storage_(make_storage(model, format, blocks)),
         cache_(cache_config(blocks), clock_),
-        runner_(*model.model, *model.backend, storage_) {}
+        runner_(*model.model, *model.backend, storage_, nullptr, nullptr, clock_) {}
 
   std::unique_ptr<Sequence> start(std::vector<TokenId> tokens) {
     Request request;

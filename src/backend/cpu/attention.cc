@@ -4,6 +4,7 @@
 #include <atomic>
 #include <limits>
 
+#include "backend/cpu/attention_join.h"
 #include "backend/cpu/attention_rows.h"
 #include "base/check.h"
 #include "base/units.h"
@@ -23,31 +24,38 @@ struct KeyRange {
   int32_t begin, end;
 };
 
-KeyRange key_range(const AttentionArgs& args, int32_t sequence, int32_t token) {
+KeyRange key_range(const AttentionArgs& args, int32_t sequence, size_t token) {
   if (args.key_counts != nullptr) return {0, args.key_counts[sequence]};
   const int32_t position = args.positions[token];
-  return {args.window > 0 ? std::max(0, position - args.window + 1) : 0, position + 1};
+  if (args.window == 0) return {0, position + 1};
+  return {std::max(args.sinks, position - args.window + 1), position + 1};
+}
+
+// The sinks that a token sees.
+KeyRange sink_range(const AttentionArgs& args, size_t token) {
+  return {0, std::min(args.positions[token] + 1, args.sinks)};
 }
 
 // What each row sees of the chunk, relative to its start; begin == end where it sees nothing.
 void find_ranges(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
-  const int32_t start = chunk * kChunk;
-  for (int32_t row = unit.row_begin; row < unit.row_end; ++row) {
-    const KeyRange seen = key_range(job.args, unit.sequence, row_token(job, unit, row));
+  const int32_t start = chunk_start(chunk);
+  for (int r = 0; r < unit_rows(unit); ++r) {
+    const size_t token = row_place(job, unit, r).token;
+    const KeyRange seen = chunk == kSinkChunk ? sink_range(job.args, token)
+                                              : key_range(job.args, unit.sequence, token);
     const int begin = std::clamp(seen.begin - start, 0, kChunk);
     const int end = std::clamp(seen.end - start, 0, kChunk);
-    w.begin[row - unit.row_begin] = std::min(begin, end);
-    w.end[row - unit.row_begin] = end;
+    w.begin[r] = std::min(begin, end);
+    w.end[r] = end;
   }
 }
 
 // The bias of a row at the chunk's first position; null without one.
 const float* row_bias(const Job& job, const AttentionUnit& unit, int chunk, int r) {
   if (job.args.bias == nullptr) return nullptr;
-  const int32_t row = unit.row_begin + r;
-  const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
-  return job.args.bias + head * job.args.bias_stride + chunk * kChunk -
-         job.args.positions[row_token(job, unit, row)];
+  const RowPlace place = row_place(job, unit, r);
+  return job.args.bias + place.head * job.args.bias_stride + chunk_start(chunk) -
+         job.args.positions[place.token];
 }
 
 // Partial results of every row of the unit for one chunk: w.parts and w.part_values. A row that
@@ -88,9 +96,17 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
   }
 }
 
-void pack_queries(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  if (job.has_codes()) return pack_queries_codes(job, unit, w);
-  pack_queries_plain(job, unit, w);
+void pack_queries(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+  if (job.has_codes()) return pack_queries_codes(job, unit, chunk, w);
+  pack_queries_plain(job, unit, chunk, w);
+}
+
+// A unit's chunks in the order of their merge: the sinks, if any, then those that it sees.
+int first_chunk(const Job& job, const AttentionUnit& unit) {
+  return job.args.sinks > 0 ? kSinkChunk : unit.chunk_begin;
+}
+int next_chunk(const AttentionUnit& unit, int chunk) {
+  return chunk == kSinkChunk ? unit.chunk_begin : chunk + 1;
 }
 
 void start_states(const Job& job, int rows, Workspace& w) {
@@ -107,44 +123,56 @@ void merge_row(const Job& job, int row, const RowState& part, const float* part_
 
 void finish_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
   const auto dim = static_cast<size_t>(job.view.layout.value_dim);
-  for (int32_t row = unit.row_begin; row < unit.row_end; ++row) {
-    const int r = row - unit.row_begin;
-    const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
-    float* out = job.args.out +
-                 static_cast<size_t>(row_token(job, unit, row)) * job.args.out_stride + head * dim;
+  for (int r = 0; r < unit_rows(unit); ++r) {
+    const RowPlace place = row_place(job, unit, r);
+    float* out = job.args.out + place.token * job.args.out_stride + place.head * dim;
     job.kernels.finish(w.states[r], w.values + static_cast<size_t>(r) * job.value_stride, out, dim);
   }
 }
 
+void attend_and_merge(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+  attend_chunk(job, unit, chunk, w);
+  for (int r = 0; r < unit_rows(unit); ++r)
+    merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
+}
+
 // All chunks of a tile of rows, merged as they come.
 void attend_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  const int rows = unit.row_end - unit.row_begin;
-  pack_queries(job, unit, w);
-  start_states(job, rows, w);
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk) {
-    attend_chunk(job, unit, chunk, w);
-    for (int r = 0; r < rows; ++r) {
-      merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
-    }
+  start_states(job, unit_rows(unit), w);
+  if (job.args.sinks > 0) {
+    pack_queries(job, unit, kSinkChunk, w);
+    attend_and_merge(job, unit, kSinkChunk, w);
   }
+  pack_queries(job, unit, unit.chunk_begin, w);
+  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk)
+    attend_and_merge(job, unit, chunk, w);
   finish_rows(job, unit, w);
 }
 
-// One chunk of a tile of rows: the partial results go to scratch, [chunk][row].
-void attend_split_chunk(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  const int rows = unit.row_end - unit.row_begin;
-  pack_queries(job, unit, w);
+// One chunk of a tile of rows: the partial results go to scratch, [chunk][row] of each row unit.
+void attend_one_chunk(const Job& job, const AttentionUnit& unit, Workspace& w) {
+  pack_queries(job, unit, unit.chunk_begin, w);
   attend_chunk(job, unit, unit.chunk_begin, w);
-  std::copy(w.parts, w.parts + rows, job.part_states + unit.part);
-  std::copy(w.part_values, w.part_values + static_cast<size_t>(rows) * job.value_stride,
-            job.part_values + unit.part * job.value_stride);
+  for (int r = 0; r < unit_rows(unit); ++r) {
+    const size_t part = unit.kind == UnitKind::kJoined ? job.joined_rows[unit.row_begin + r].part
+                                                       : unit.part + static_cast<size_t>(r);
+    const float* values = w.part_values + static_cast<size_t>(r) * job.value_stride;
+    job.part_states[part] = w.parts[r];
+    std::copy(values, values + job.value_stride, job.part_values + part * job.value_stride);
+  }
+}
+
+void attend_piece(const Job& job, const AttentionUnit& unit, Workspace& w) {
+  if (unit.kind == UnitKind::kWhole) return attend_rows(job, unit, w);
+  attend_one_chunk(job, unit, w);
 }
 
 void merge_split_chunks(const Job& job, const AttentionUnit& unit, Workspace& w) {
   const int rows = unit.row_end - unit.row_begin;
   start_states(job, rows, w);
   size_t part = unit.part;
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk) {
+  for (int chunk = first_chunk(job, unit); chunk < unit.chunk_end;
+       chunk = next_chunk(unit, chunk)) {
     for (int r = 0; r < rows; ++r, ++part) {
       merge_row(job, r, job.part_states[part], job.part_values + part * job.value_stride, w);
     }
@@ -155,24 +183,26 @@ void merge_split_chunks(const Job& job, const AttentionUnit& unit, Workspace& w)
 // Row units, longest first within a head. Returns the multiply-adds of one head element.
 size_t plan_rows(const Job& job, AttentionPlan& plan) {
   plan.rows.clear();
-  plan.chunks.clear();
   size_t work = 0;
   const int kv_heads = job.view.layout.kv_heads;
   for (size_t s = 0; s < job.args.sequences; ++s) {
-    const int32_t tokens = job.args.query_start[s + 1] - job.args.query_start[s];
-    const int32_t rows = tokens * job.group;
+    const int32_t first_row = job.args.query_start[s] * job.group;
+    const int32_t last_row = job.args.query_start[s + 1] * job.group;
     for (int h = 0; h < kv_heads; ++h) {
-      for (int32_t end = rows; end > 0; end -= std::min(end, kRowTile)) {
-        AttentionUnit unit{static_cast<int32_t>(s), h, std::max(0, end - kRowTile), end, 0, 0, 0};
+      for (int32_t end = last_row; end > first_row; end = std::max(first_row, end - kRowTile)) {
+        AttentionUnit unit{static_cast<int32_t>(s), h, std::max(first_row, end - kRowTile), end,
+                           0, 0, 0, UnitKind::kWhole};
         int32_t first = std::numeric_limits<int32_t>::max(), last = 0;
-        for (int32_t row = unit.row_begin; row < end; row += 1) {
-          const KeyRange seen = key_range(job.args, unit.sequence, row_token(job, unit, row));
+        for (int r = 0; r < unit_rows(unit); ++r) {
+          const KeyRange seen = key_range(job.args, unit.sequence, row_place(job, unit, r).token);
           first = std::min(first, seen.begin);
           last = std::max(last, seen.end);
         }
-        unit.chunk_begin = first / kChunk;
+        // Among the sinks there may be nothing else to see.
         unit.chunk_end = (last - 1) / kChunk + 1;
-        work += static_cast<size_t>(end - unit.row_begin) * static_cast<size_t>(last - first);
+        unit.chunk_begin = std::min(first / kChunk, unit.chunk_end);
+        work += static_cast<size_t>(unit_rows(unit)) *
+                static_cast<size_t>(std::max(last - first, 0) + job.args.sinks);
         plan.rows.push_back(unit);
       }
     }
@@ -181,26 +211,31 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
 }
 
 // Splits every row unit into its chunks. Returns the number of partial results.
-size_t plan_chunks(AttentionPlan& plan) {
+size_t plan_chunks(const Job& job, AttentionPlan& plan) {
   size_t parts = 0;
   for (AttentionUnit& unit : plan.rows) {
-    const auto rows = static_cast<size_t>(unit.row_end - unit.row_begin);
     unit.part = parts;
-    for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk, parts += rows) {
-      AttentionUnit piece = unit;
-      piece.chunk_begin = chunk;
-      piece.chunk_end = chunk + 1;
-      piece.part = parts;
-      plan.chunks.push_back(piece);
+    if (job.args.sinks > 0) {
+      AttentionUnit sinks = unit;
+      sinks.kind = UnitKind::kSplit;
+      sinks.chunk_begin = kSinkChunk;
+      sinks.chunk_end = kSinkChunk + 1;
+      plan.pieces.push_back(sinks);
+      unit.part += static_cast<size_t>(unit_rows(unit));
     }
+    split_unit(unit, unit.chunk_begin, plan);
+    parts = unit.part + unit_parts(unit);
+    if (job.args.sinks > 0) unit.part -= static_cast<size_t>(unit_rows(unit));
+    plan.merges.push_back(unit);
   }
   return parts;
 }
 
-bool has_several_chunks(const AttentionPlan& plan) {
-  return std::any_of(plan.rows.begin(), plan.rows.end(), [](const AttentionUnit& unit) {
-    return unit.chunk_end - unit.chunk_begin > 1;
-  });
+bool has_several_chunks(const Job& job, const AttentionPlan& plan) {
+  return job.args.sinks > 0 ||
+         std::any_of(plan.rows.begin(), plan.rows.end(), [](const AttentionUnit& unit) {
+           return unit.chunk_end - unit.chunk_begin > 1;
+         });
 }
 
 // Threads take units in order from a shared counter: units differ in length.
@@ -285,6 +320,8 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, const 
   const auto kv_heads = static_cast<size_t>(layout.kv_heads);
   QUIPU_CHECK(args.heads % kv_heads == 0, "{} heads, {} kv heads", args.heads, kv_heads);
   QUIPU_CHECK(kChunk % layout.block_tokens == 0, "block of {} tokens", layout.block_tokens);
+  QUIPU_CHECK(args.sinks >= 0 && args.sinks <= kChunk && (args.sinks == 0 || args.window > 0),
+              "{} sinks, a window of {}", args.sinks, args.window);
   Job job{args,
           kernels,
           codes,
@@ -296,32 +333,37 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, const 
   const size_t workspace = workspace_bytes(job);
   const auto threads = static_cast<size_t>(pool.threads());
 
-  if (threads == 1 || work < kAloneWork) {
+  plan.pieces.clear();
+  plan.merges.clear();
+  size_t parts = plan_joins(job, plan);
+  const bool alone = threads == 1 || work < kAloneWork;
+  if (parts == 0 && alone) {
     Workspace w = make_workspace(job, scratch.per_thread[0].reserve(workspace));
     for (const AttentionUnit& unit : plan.rows) attend_rows(job, unit, w);
     return;
   }
   scratch.reserve_per_thread(workspace);
-  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(plan);
-  if (split) {
-    const size_t parts = plan_chunks(plan);
+  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(job, plan);
+  if (parts == 0 && split) parts = plan_chunks(job, plan);
+  if (parts > 0) {
     const size_t value_bytes = parts * job.value_stride * sizeof(float);
     std::byte* memory = scratch.shared.reserve(value_bytes + parts * sizeof(RowState));
     job.part_values = reinterpret_cast<float*>(memory);
     job.part_states = reinterpret_cast<RowState*>(memory + value_bytes);
+    job.joined_rows = plan.joined_rows.data();
   }
   std::atomic<size_t> next{0}, next_merge{0};
   pool.run([&](int thread, int) {
     Workspace w = make_workspace(
         job, scratch.per_thread[static_cast<size_t>(thread)].reserve(workspace));
-    if (!split) {
+    if (parts == 0) {
       for_each_unit(plan.rows, next, [&](const AttentionUnit& unit) { attend_rows(job, unit, w); });
       return;
     }
-    for_each_unit(plan.chunks, next,
-                  [&](const AttentionUnit& unit) { attend_split_chunk(job, unit, w); });
+    for_each_unit(plan.pieces, next,
+                  [&](const AttentionUnit& unit) { attend_piece(job, unit, w); });
     pool.barrier();
-    for_each_unit(plan.rows, next_merge,
+    for_each_unit(plan.merges, next_merge,
                   [&](const AttentionUnit& unit) { merge_split_chunks(job, unit, w); });
   });
 }

@@ -9,9 +9,16 @@
 //               values [rows][dim]  token by token, in order; never past the row's position
 //   per row     merge of (maximum, sum, values) in chunk order, always by the same code
 //
+// Sinks are one more chunk before chunk 0, kSinkChunk: positions [0, sinks), read with a query of
+// their own. The other chunks then leave those positions out.
+//
 // With few units (decode of few sequences) the chunks of a unit go to different threads, their
 // partial results wait in scratch memory, and a second phase merges them in the same order. The
 // bits depend on the row's query, position and keys alone.
+//
+// Where sequences share a prefix, their block tables name the same blocks. Rows of all of them then
+// join one unit for each chunk that lies in such blocks, and it is read once for all. Only sequences
+// with few rows (decode) join: a prefill chunk has rows enough of its own.
 //
 // THREADS: the caller's thread; runs jobs on the pool.
 #pragma once
@@ -27,19 +34,37 @@
 
 namespace quipu::cpu {
 
-// Rows [row_begin, row_end) of one sequence and KV head; row = token of the sequence * group + head
-// of the group.
+enum class UnitKind : uint8_t {
+  kWhole,   // all chunks of its rows, from first to last
+  kSplit,   // one chunk of its rows, or, to merge them, all
+  kJoined,  // one chunk of rows of several sequences
+};
+
+// Rows of one KV head. A row is token * group + head of the group. kWhole and kSplit have rows
+// [row_begin, row_end) of one sequence; kJoined has plan.joined_rows[row_begin .. row_end), and
+// reads keys and values through the table of `sequence`, one of its sequences.
 struct AttentionUnit {
   int32_t sequence, kv_head;
   int32_t row_begin, row_end;
   int32_t chunk_begin, chunk_end;
-  size_t part;  // index of the first partial result (row, chunk), when chunks are split
+  size_t part;  // of kSplit: index of the first partial result (row, chunk)
+  UnitKind kind;
+};
+
+// A row of a joined unit.
+struct JoinedRow {
+  int32_t row;
+  size_t part;  // index of its partial result
 };
 
 // Kept between calls, so that a steady step allocates nothing.
 struct AttentionPlan {
-  std::vector<AttentionUnit> rows;    // one per (sequence, KV head, tile of rows)
-  std::vector<AttentionUnit> chunks;  // one per row unit and chunk, when chunks are split
+  std::vector<AttentionUnit> rows;     // one per (sequence, KV head, tile of rows)
+  std::vector<AttentionUnit> pieces;   // what threads take first: whole units, chunks, joined chunks
+  std::vector<AttentionUnit> merges;   // row units whose partial results are merged after that
+  std::vector<JoinedRow> joined_rows;  // of all joined units
+  std::vector<int32_t> order;          // sequences that may join, by their block tables
+  std::vector<int32_t> shared;         // chunks that each of them shares with the next
 };
 
 void run_attention(const AttentionArgs& args, const KernelTable& kernels, const CodeKernels& codes,

@@ -47,7 +47,7 @@ void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chun
     for (int lane = 0; lane < kLanes; ++lane) {
       const int t = from + lane * kLanes;
       if (t + kLanes <= lowest || t >= highest) continue;
-      const int32_t position = chunk * kChunk + t;
+      const int32_t position = chunk_start(chunk) + t;
       const uint8_t* head = head_data(job, unit, position);
       const auto index = static_cast<size_t>(position % layout.block_tokens / kLanes);
       const uint8_t* mean = head + layout.key_mean_offset + index * layout.key_mean_bytes;
@@ -70,13 +70,13 @@ void score_int8(const AttentionJob& job, const AttentionUnit& unit, int chunk, i
   const uint8_t* tiles[kTileGroup];
   const uint16_t* scales[kTileGroup];
   for (int i = 0; i < count; ++i) {
-    tiles[i] = key_tile(job, unit, chunk * kChunk + t + i * kLanes);
-    scales[i] = scales_at(job, unit, chunk * kChunk + t + i * kLanes, scale_offset);
+    tiles[i] = key_tile(job, unit, chunk_start(chunk) + t + i * kLanes);
+    scales[i] = scales_at(job, unit, chunk_start(chunk) + t + i * kLanes, scale_offset);
   }
   KeyCodesArgs args{tiles, scales, count, job.key_units, w.q, w.q_sums, static_cast<size_t>(rows),
                     rows, w.scores + t, kChunk, ahead};
   if (ahead != nullptr) {
-    const int next = chunk * kChunk + std::min(t + kAhead, highest - 1);
+    const int next = chunk_start(chunk) + std::min(t + kAhead, highest - 1);
     args.ahead_scales =
         reinterpret_cast<const uint8_t*>(scales_at(job, unit, next, scale_offset));
   }
@@ -88,7 +88,7 @@ void score_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, i
   const int rows = unit_rows(unit);
   const uint8_t* tiles[kTileGroup];
   for (int i = 0; i < count; ++i) {
-    tiles[i] = key_tile(job, unit, chunk * kChunk + t + i * kLanes);
+    tiles[i] = key_tile(job, unit, chunk_start(chunk) + t + i * kLanes);
   }
   job.codes.key_nibbles({tiles, count, job.key_units, w.q, w.q_sums, static_cast<size_t>(rows),
                          rows, w.base + t / kLanes, kChunk / kLanes, w.scores + t, kChunk, ahead,
@@ -111,9 +111,9 @@ void add_value_group(const AttentionJob& job, const AttentionUnit& unit, int chu
   const uint16_t* minima[kChunk / kLanes];
   for (int t = first; t < last; t += kLanes) {
     scales[t / kLanes] =
-        scales_at(job, unit, chunk * kChunk + t, layout.value_scale_offset) + group * block_tokens;
+        scales_at(job, unit, chunk_start(chunk) + t, layout.value_scale_offset) + group * block_tokens;
     minima[t / kLanes] =
-        scales_at(job, unit, chunk * kChunk + t, layout.value_min_offset) + group * block_tokens;
+        scales_at(job, unit, chunk_start(chunk) + t, layout.value_min_offset) + group * block_tokens;
   }
   WeightCodesArgs weights[kRowTile];
   for (size_t r = 0; r < rows; ++r) {
@@ -127,7 +127,7 @@ void add_value_group(const AttentionJob& job, const AttentionUnit& unit, int chu
   for (int t = first; t < last;) {
     const int tokens = run_in_block(job, t, last);
     const uint8_t* ahead = few ? after_values(job, unit, chunk, t, highest) : nullptr;
-    kernel({value_data(job, unit, chunk * kChunk + t) + 4 * first_dim, layout.value_run_bytes,
+    kernel({value_data(job, unit, chunk_start(chunk) + t) + 4 * first_dim, layout.value_run_bytes,
             tokens / static_cast<int>(job.run_tokens()), dim,
             w.weights + static_cast<size_t>((t - first) / 4) * rows, rows, static_cast<int>(rows),
             w.sums, job.value_stride, few ? ahead + 4 * first_dim : nullptr});
@@ -143,11 +143,12 @@ void add_value_group(const AttentionJob& job, const AttentionUnit& unit, int chu
 
 }  // namespace
 
-void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w) {
+void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                        AttentionWorkspace& w) {
   const auto rows = static_cast<size_t>(unit_rows(unit));
   const auto dim = static_cast<size_t>(job.view.layout.key_dim);
   for (size_t r = 0; r < rows; ++r) {
-    const float* q = row_query(job, unit, unit.row_begin + static_cast<int32_t>(r));
+    const float* q = row_query(job, unit, chunk, static_cast<int>(r));
     if (job.is_int4()) {  // rotated as the keys are
       std::copy(q, q + dim, w.scaled);
       rotate_hadamard(w.scaled, dim);

@@ -5,11 +5,12 @@
 
 namespace quipu::cpu {
 
-void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w) {
+void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                        AttentionWorkspace& w) {
   const auto rows = static_cast<size_t>(unit_rows(unit));
   const auto dim = static_cast<size_t>(job.view.layout.key_dim);
   for (size_t r = 0; r < rows; ++r) {
-    const float* q = row_query(job, unit, unit.row_begin + static_cast<int32_t>(r));
+    const float* q = row_query(job, unit, chunk, static_cast<int>(r));
     if (job.view.layout.format == KvFormat::kF32) {
       job.kernels.pack_f32(q, dim, reinterpret_cast<float*>(w.q) + r, rows);
     } else {
@@ -35,7 +36,7 @@ void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, in
     const int together = few ? std::min(2, (block_tokens - t % block_tokens) / kLanes) : kTileGroup;
     int count = 0;
     for (; count < together && t < highest; ++count, t += kLanes) {
-      tiles[count] = key_tile(job, unit, chunk * kChunk + t);
+      tiles[count] = key_tile(job, unit, chunk_start(chunk) + t);
     }
     dot({tiles, count, job.key_units, w.q, static_cast<size_t>(rows), rows, w.scores + from, kChunk,
          0, ahead});
@@ -52,7 +53,7 @@ void add_tokens(const AttentionJob& job, const AttentionUnit& unit, int chunk, i
       layout.format == KvFormat::kF32 ? job.kernels.values_f32 : job.kernels.values_bf16;
   const bool few = unit_rows(unit) <= kFewRows;
   while (from < to) {
-    const int32_t position = chunk * kChunk + from;
+    const int32_t position = chunk_start(chunk) + from;
     const int tokens = std::min(to - from, layout.block_tokens - position % layout.block_tokens);
     kernel({w.scores + first * kChunk + from, kChunk, value_data(job, unit, position),
             layout.value_row_bytes, w.part_values + static_cast<size_t>(first) * job.value_stride,

@@ -16,6 +16,8 @@ namespace quipu::cpu {
 
 inline constexpr int kChunk = kAttentionChunk;
 inline constexpr int kRowTile = 32;
+// The sinks, a chunk of their own before chunk 0 (attention.h).
+inline constexpr int kSinkChunk = -1;
 static_assert(kLanes == kKvTileTokens);
 static_assert(kKeyGroup == kKvKeyGroup && kValueGroup == kKvValueGroup);
 // Up to this many rows a chunk is bound by reading it: then each call asks for what comes this many
@@ -32,6 +34,7 @@ struct AttentionJob {
   int group;                        // query heads per KV head
   size_t key_units;                 // of a query: elements (f32), pairs (bf16) or quads (codes)
   size_t value_stride;              // value_dim rounded up to whole vectors
+  const JoinedRow* joined_rows = nullptr;
   RowState* part_states = nullptr;  // split chunks
   float* part_values = nullptr;
 
@@ -65,15 +68,28 @@ size_t workspace_bytes(const AttentionJob& job);
 
 inline int unit_rows(const AttentionUnit& unit) { return unit.row_end - unit.row_begin; }
 
-inline int32_t row_token(const AttentionJob& job, const AttentionUnit& unit, int32_t row) {
-  return job.args.query_start[unit.sequence] + row / job.group;
+// The first position of a chunk; the sinks begin where chunk 0 does.
+inline int32_t chunk_start(int chunk) { return chunk == kSinkChunk ? 0 : chunk * kChunk; }
+
+// Row r of a unit: its token, and its query head.
+struct RowPlace {
+  size_t token, head;
+};
+inline RowPlace row_place(const AttentionJob& job, const AttentionUnit& unit, int r) {
+  const int32_t row = unit.kind == UnitKind::kJoined ? job.joined_rows[unit.row_begin + r].row
+                                                     : unit.row_begin + r;
+  return {static_cast<size_t>(row / job.group),
+          static_cast<size_t>(unit.kv_head * job.group + row % job.group)};
 }
 
-// SHAPE: [key_dim]
-inline const float* row_query(const AttentionJob& job, const AttentionUnit& unit, int32_t row) {
-  const auto head = static_cast<size_t>(unit.kv_head * job.group + row % job.group);
-  return job.args.q + static_cast<size_t>(row_token(job, unit, row)) * job.args.q_stride +
-         head * static_cast<size_t>(job.view.layout.key_dim);
+// Row r's query, or the one that it looks at the sinks with. SHAPE: [key_dim]
+inline const float* row_query(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                              int r) {
+  const RowPlace place = row_place(job, unit, r);
+  const float* queries = chunk == kSinkChunk ? job.args.q_sinks : job.args.q;
+  const size_t stride = chunk == kSinkChunk ? job.args.q_sinks_stride : job.args.q_stride;
+  return queries + place.token * stride +
+         place.head * static_cast<size_t>(job.view.layout.key_dim);
 }
 
 inline const uint8_t* head_data(const AttentionJob& job, const AttentionUnit& unit,
@@ -81,8 +97,10 @@ inline const uint8_t* head_data(const AttentionJob& job, const AttentionUnit& un
   const PagedKvView& kv = job.args.kv;
   const int32_t* table =
       job.args.block_tables + static_cast<size_t>(unit.sequence) * job.args.block_table_stride;
-  const int32_t gap = job.args.block_gaps == nullptr ? 0 : job.args.block_gaps[unit.sequence];
-  const auto block = static_cast<size_t>(table[position / kv.block_tokens - gap]);
+  int32_t column = position / kv.block_tokens;
+  if (job.args.block_gaps != nullptr && column * kv.block_tokens >= job.args.sinks)
+    column -= job.args.block_gaps[unit.sequence];
+  const auto block = static_cast<size_t>(table[column]);
   return reinterpret_cast<const uint8_t*>(kv.base) + block * kv.block_bytes +
          job.view.offset_in_block + static_cast<size_t>(unit.kv_head) * job.view.layout.head_bytes;
 }
@@ -108,33 +126,36 @@ inline const uint8_t* value_data(const AttentionJob& job, const AttentionUnit& u
 inline const uint8_t* after_keys(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                                  int t, int lowest, int highest) {
   const int next = t + kAhead;
-  if (next < highest) return key_tile(job, unit, chunk * kChunk + next);
+  if (next < highest) return key_tile(job, unit, chunk_start(chunk) + next);
   const int value = lowest + next - highest < highest ? lowest + next - highest : highest - 1;
-  return value_data(job, unit, chunk * kChunk + value);
+  return value_data(job, unit, chunk_start(chunk) + value);
 }
 
 // The same for values: later values, then the first keys of the unit's next chunk.
 inline const uint8_t* after_values(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                                    int from, int to) {
   const int next = from + kAhead;
-  if (next < to) return value_data(job, unit, chunk * kChunk + next);
-  if (chunk + 1 == unit.chunk_end) return value_data(job, unit, chunk * kChunk + from);
+  if (next < to) return value_data(job, unit, chunk_start(chunk) + next);
+  if (chunk == kSinkChunk || chunk + 1 == unit.chunk_end)
+    return value_data(job, unit, chunk_start(chunk) + from);
   return key_tile(job, unit, (chunk + 1) * kChunk);
 }
 
 // For the rows of a unit, by family:
-// - pack_queries: w.q, w.q_scale and, for codes, w.q_sums.
+// - pack_queries: for a chunk (only the sinks have queries of their own), w.q, w.q_scale and, for codes, w.q_sums.
 // - compute_scores: w.scores against the key tiles of positions [lowest, highest) of a chunk, to be
 //   multiplied by w.q_scale.
 // - add_values: w.part_values from w.scores, which hold softmax weights by now; zero for a row that
 //   sees nothing.
-void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w);
+void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                        AttentionWorkspace& w);
 void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                           int highest, AttentionWorkspace& w);
 void add_values_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                       AttentionWorkspace& w);
 
-void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, AttentionWorkspace& w);
+void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk,
+                        AttentionWorkspace& w);
 void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                           int highest, AttentionWorkspace& w);
 void add_values_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "backend/cpu/test_util.h"
@@ -20,11 +21,12 @@ struct Shape {
   float softcap = 0;
   bool sees_all = false;  // key_counts: every query sees all keys of its sequence
   bool biased = false;    // by distance
+  int32_t sinks = 0;
 };
 
 std::string shape_name(const Shape& s) {
-  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_c{}{}{}", kv_format_name(s.format), s.heads,
-                     s.kv_heads, s.key_dim, s.value_dim, s.block_tokens, s.window,
+  return fmt::format("{}_h{}_{}_k{}_v{}_b{}_w{}_s{}_c{}{}{}", kv_format_name(s.format), s.heads,
+                     s.kv_heads, s.key_dim, s.value_dim, s.block_tokens, s.window, s.sinks,
                      s.softcap != 0 ? 1 : 0, s.sees_all ? "_all" : "", s.biased ? "_biased" : "");
 }
 
@@ -50,11 +52,12 @@ struct Tokens {
   Tokens(const Shape& s, size_t n, uint64_t seed) : count(n) {
     Random random(seed);
     q = random_floats(random, n * static_cast<size_t>(s.heads * s.key_dim));
+    q_sinks = random_floats(random, n * static_cast<size_t>(s.heads * s.key_dim));
     k = random_floats(random, n * static_cast<size_t>(s.kv_heads * s.key_dim));
     v = random_floats(random, n * static_cast<size_t>(s.kv_heads * s.value_dim));
   }
   size_t count;
-  std::vector<float> q, k, v;
+  std::vector<float> q, q_sinks, k, v;  // q_sinks: what looks at the sinks
 };
 
 // A pool whose unwritten slots are NaN, and the sequences in it, on one backend.
@@ -88,8 +91,8 @@ class Cache {
 
   // One step: writes the pieces' keys and values and returns their attention, piece after piece.
   std::vector<float> step(const std::vector<Piece>& pieces) {
-    std::vector<float> q, k, v;
-    std::vector<int32_t> query_start{0}, positions, tables, key_counts;
+    std::vector<float> q, q_sinks, k, v;
+    std::vector<int32_t> query_start{0}, positions, tables, gaps, key_counts;
     std::vector<int64_t> slots;
     for (const Piece& piece : pieces) {
       if (shape_.sees_all && done_[static_cast<size_t>(piece.sequence)] == 0) write_all(piece);
@@ -97,6 +100,8 @@ class Cache {
       size_t& done = done_[static_cast<size_t>(piece.sequence)];
       const int32_t* table = &tables_[static_cast<size_t>(piece.sequence * kBlocksPerSequence)];
       append(q, piece.tokens->q, done, piece.count, piece.tokens->count);
+      append(q_sinks, piece.tokens->q_sinks, done, piece.count, piece.tokens->count);
+      gaps.push_back(append_table(tables, table, static_cast<int32_t>(done)));
       append(k, piece.tokens->k, done, piece.count, piece.tokens->count);
       append(v, piece.tokens->v, done, piece.count, piece.tokens->count);
       for (size_t i = 0; i < piece.count; ++i, ++done) {
@@ -107,13 +112,12 @@ class Cache {
                         position % shape_.block_tokens);
       }
       query_start.push_back(static_cast<int32_t>(positions.size()));
-      tables.insert(tables.end(), table, table + kBlocksPerSequence);
     }
     const size_t n = positions.size();
     std::vector<float> out(n * static_cast<size_t>(shape_.heads * shape_.value_dim), NAN);
     KvWriteArgs write{k.data(), v.data(), k.size() / n, v.size() / n, slots.data(), n, kv_, 1,
                       pieces.size(), query_start.data(), positions.data(), tables.data(),
-                      kBlocksPerSequence};
+                      kBlocksPerSequence, shape_.window > 0 ? gaps.data() : nullptr};
     backend_.kv_write(write);
     AttentionArgs args;
     args.q = q.data();
@@ -127,10 +131,14 @@ class Cache {
     args.positions = positions.data();
     args.block_tables = tables.data();
     args.block_table_stride = kBlocksPerSequence;
+    args.block_gaps = shape_.window > 0 ? gaps.data() : nullptr;
     args.kv = kv_;
     args.layer = 1;
     args.scale = scale(shape_);
     args.window = shape_.window;
+    args.sinks = shape_.sinks;
+    args.q_sinks = q_sinks.data();
+    args.q_sinks_stride = args.q_stride;
     args.softcap = shape_.softcap;
     if (shape_.sees_all) args.key_counts = key_counts.data();
     if (shape_.biased) {
@@ -140,6 +148,14 @@ class Cache {
     backend_.attention(args);
     backend_.synchronise();
     return out;
+  }
+
+  // The first `tokens` tokens of `from`, whole blocks, become those of `to` as well.
+  void share(int from, int to, size_t tokens) {
+    const auto blocks = static_cast<ptrdiff_t>(tokens) / shape_.block_tokens;
+    std::copy_n(tables_.begin() + from * kBlocksPerSequence, blocks,
+                tables_.begin() + to * kBlocksPerSequence);
+    done_[static_cast<size_t>(to)] = tokens;
   }
 
   static float scale(const Shape& s) { return 1.0f / std::sqrt(static_cast<float>(s.key_dim)); }
@@ -163,6 +179,18 @@ class Cache {
                       kv_,
                       1};
     backend_.kv_write(write);
+  }
+
+  // The table of a sequence whose next token is at `position`, without the blocks that it and later
+  // ones do not see. Result: how many were left out.
+  int32_t append_table(std::vector<int32_t>& tables, const int32_t* table, int32_t position) const {
+    const int32_t sinks = (shape_.sinks + shape_.block_tokens - 1) / shape_.block_tokens;
+    const int32_t first = std::max(0, position - shape_.window + 1) / shape_.block_tokens;
+    const int32_t gap = shape_.window > 0 ? std::max(0, first - sinks) : 0;
+    tables.insert(tables.end(), table, table + sinks);
+    tables.insert(tables.end(), table + sinks + gap, table + kBlocksPerSequence);
+    tables.insert(tables.end(), static_cast<size_t>(gap), std::numeric_limits<int32_t>::max());
+    return gap;
   }
 
   static void append(std::vector<float>& to, const std::vector<float>& from, size_t first,
@@ -217,10 +245,9 @@ std::vector<double> int4_row(const float* x, size_t n, size_t size) {
   for (size_t begin = 0; begin < n; begin += size) {
     const size_t end = std::min(n, begin + size);
     const auto [low, high] = std::minmax_element(x + begin, x + end);
-    float minimum = bf16_to_f32(f32_to_bf16(*low));
-    while (minimum > *low) {
-      minimum = bf16_to_f32(f32_to_bf16(minimum - std::abs(minimum) / 256));
-    }
+    uint16_t bits = f32_to_bf16(*low);
+    if (bf16_to_f32(bits) > *low) bits = static_cast<uint16_t>(*low < 0 ? bits + 1 : bits - 1);
+    const float minimum = bf16_to_f32(bits);
     const float scale = bf16_to_f32(bf16_towards_infinity((*high - minimum) / 15));
     for (size_t i = begin; i < end; ++i) {
       const float steps = scale == 0 ? 0 : std::floor((x[i] - minimum) * (1 / scale) + 0.5f);
@@ -310,25 +337,31 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, const Ro
   const size_t first = s.window > 0 && t + 1 > static_cast<size_t>(s.window)
                            ? t + 1 - static_cast<size_t>(s.window)
                            : 0;
-  const auto q = seen_query(
-      s, &tokens.q[(t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd]);
+  const size_t at = (t * static_cast<size_t>(s.heads) + static_cast<size_t>(head)) * kd;
+  const auto to_window = seen_query(s, &tokens.q[at]);
+  const auto to_sinks = seen_query(s, &tokens.q_sinks[at]);
   const size_t end = s.sees_all ? tokens.count : t + 1;
   std::vector<double> scores;
-  for (size_t i = first; i < end; ++i) {
+  std::vector<size_t> seen;
+  for (size_t i = 0; i < end; ++i) {
+    const bool is_sink = i < static_cast<size_t>(s.sinks);
+    if (!is_sink && i < first) continue;
+    const auto& q = is_sink ? to_sinks : to_window;
     double score = 0;
     for (size_t d = 0; d < kd; ++d) score += q[d] * keys[i][d];
     score *= Cache::scale(s);
     if (s.softcap != 0) score = s.softcap * std::tanh(score / s.softcap);
     if (s.biased) score += bias_at(head, static_cast<int>(i) - static_cast<int>(t));
     scores.push_back(score);
+    seen.push_back(i);
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
   std::vector<double> out(vd, 0.0);
-  for (size_t i = first; i < end; ++i) {
-    const double weight = std::exp(scores[i - first] - largest);
+  for (size_t n = 0; n < seen.size(); ++n) {
+    const double weight = std::exp(scores[n] - largest);
     sum += weight;
-    for (size_t d = 0; d < vd; ++d) out[d] += weight * values[i][d];
+    for (size_t d = 0; d < vd; ++d) out[d] += weight * values[seen[n]][d];
   }
   for (double& value : out) value /= sum;
   return out;
@@ -426,6 +459,59 @@ TEST_P(AttentionTest, BitsDoNotDependOnTheBatch) {
   }
 }
 
+// Sequences with a prefix in the same blocks, which are read for all of them at once: four share
+// 1,024 tokens, two of these 512 more, one shares nothing, and one still computes its prompt.
+TEST_P(AttentionTest, BitsDoNotDependOnSharedPrefixes) {
+  const Shape s = shape();
+  if (s.block_tokens * Cache::kBlocksPerSequence < 1800) GTEST_SKIP() << "blocks too small";
+  const Tokens stem(s, 1536, 50);
+  std::vector<Tokens> sequences;
+  const std::vector<size_t> common = {1536, 1536, 1024, 1024, 0, 1024};
+  for (size_t i = 0; i < common.size(); ++i) {
+    sequences.emplace_back(s, 1536 + 9, 60 + i);
+    Tokens& own = sequences.back();
+    for (auto [to, from] : {std::pair{&own.q, &stem.q}, {&own.k, &stem.k}, {&own.v, &stem.v}}) {
+      const size_t width = from->size() / stem.count;
+      std::copy_n(from->begin(), static_cast<ptrdiff_t>(common[i] * width), to->begin());
+    }
+  }
+  const size_t row = static_cast<size_t>(s.heads * s.value_dim);
+  auto backend = make_backend(isa());
+  std::vector<std::vector<float>> alone;
+  for (const Tokens& tokens : sequences) alone.push_back(prefill(*backend, s, tokens, 1545));
+  for (const int threads : {1, 3}) {
+    auto many = make_backend(isa(), threads);
+    Cache cache(*many, s, static_cast<int>(sequences.size()));
+    cache.step({{0, &sequences[0], 1536}});
+    std::vector<size_t> done = common;
+    for (size_t i = 1; i < common.size(); ++i) {
+      if (common[i] > 0) cache.share(0, static_cast<int>(i), common[i]);
+      // All but the last are at their last tokens.
+      if (i + 1 == common.size() || done[i] == 1536) continue;
+      cache.step({{static_cast<int>(i), &sequences[i], 1536 - done[i]}});
+      done[i] = 1536;
+    }
+    for (int step = 0; step < 9; ++step) {
+      std::vector<Cache::Piece> pieces;
+      for (size_t i = 0; i < common.size(); ++i) {
+        const size_t count = i + 1 == common.size() ? 37 : 1;
+        pieces.push_back({static_cast<int>(i), &sequences[i], count});
+      }
+      const auto out = cache.step(pieces);
+      size_t at = 0;
+      for (size_t i = 0; i < pieces.size(); at += pieces[i].count, ++i) {
+        const std::vector<float> got(out.begin() + static_cast<ptrdiff_t>(at * row),
+                                     out.begin() + static_cast<ptrdiff_t>((at + pieces[i].count) * row));
+        const std::vector<float> want(
+            alone[i].begin() + static_cast<ptrdiff_t>(done[i] * row),
+            alone[i].begin() + static_cast<ptrdiff_t>((done[i] + pieces[i].count) * row));
+        ASSERT_TRUE(same_bits(got, want)) << threads << " threads, step " << step << ", " << i;
+        done[i] += pieces[i].count;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, AttentionTest,
     testing::Combine(testing::ValuesIn(detect_cpu_features().usable),
@@ -448,7 +534,11 @@ INSTANTIATE_TEST_SUITE_P(
                                      Shape{KvFormat::kInt4, 3, 1, 80, 80, 32},
                                      Shape{KvFormat::kInt4, 4, 4, 33, 20, 32, 100},
                                      Shape{KvFormat::kInt4, 6, 1, 96, 256, 64, 0, 30.0f},
-                                     Shape{KvFormat::kInt4, 2, 1, 128, 128, 16, 40, 30.0f})),
+                                     Shape{KvFormat::kInt4, 2, 1, 128, 128, 16, 40, 30.0f},
+                                     Shape{KvFormat::kF32, 4, 1, 16, 16, 16, 50, 0, false, false, 4},
+                                     Shape{KvFormat::kBF16, 4, 2, 32, 32, 32, 300, 0, false, false, 40},
+                                     Shape{KvFormat::kInt8, 4, 1, 16, 16, 16, 50, 0, false, false, 4},
+                                     Shape{KvFormat::kInt4, 4, 2, 32, 32, 32, 300, 0, false, false, 40})),
     [](const auto& test) {
       return std::string(isa_name(std::get<0>(test.param))) + "_" +
              shape_name(std::get<1>(test.param));

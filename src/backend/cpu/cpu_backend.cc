@@ -198,10 +198,13 @@ void CpuBackend::rope(const RopeArgs& args) {
       args.pairing == RopePairing::kHalves ? kernels_.rope_halves : kernels_.rope_interleaved;
   split(args.tokens, args.tokens * args.heads * args.rot_dim, [&](size_t first, size_t last, int) {
     for (size_t t = first; t < last; ++t) {
-      for (size_t h = 0; h < args.heads; ++h) {
-        kernel(args.x + t * args.stride + h * args.head_dim, args.cos_sin + t * args.rot_dim,
-               args.rot_dim);
+      float* row = args.x + t * args.stride;
+      if (args.out != nullptr) {
+        row = args.out + t * args.out_stride;
+        std::copy_n(args.x + t * args.stride, args.heads * args.head_dim, row);
       }
+      for (size_t h = 0; h < args.heads; ++h)
+        kernel(row + h * args.head_dim, args.cos_sin + t * args.rot_dim, args.rot_dim);
     }
   });
 }
