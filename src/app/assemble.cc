@@ -118,8 +118,11 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   }
   // Instruction sets add in different orders, so their keys and values differ in the last bits.
   QUIPU_ASSIGN_OR_RETURN(const Isa isa, choose_isa(options.isa));
-  const std::string fingerprint =
-      fmt::format("{} {}", fingerprinted.fingerprint(), isa_name(isa));
+  // So does LongRoPE's choice of factors, which rests on the context in force.
+  const bool long_rope = loaded->file->find("rope_factors_long.weight") != nullptr &&
+                         config.context_in_force > config.rope.original_context;
+  const std::string fingerprint = fmt::format("{} {}{}", fingerprinted.fingerprint(),
+                                              isa_name(isa), long_rope ? " long factors" : "");
   const EngineConfig engine = {.context_length = context,
                                .kv_format = options.kv_format,
                                .block_tokens = options.block_tokens,

@@ -69,6 +69,7 @@ int run(int argc, char** argv) {
   add_quantize_command(app, exit_code);
   add_simulate_command(app, exit_code);
   add_synth_command(app, exit_code);
+  add_bench_command(app, exit_code);
   add_doctor_command(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -215,7 +215,9 @@ TEST(HfConfig, GemmaLayersAndRopes) {
   EXPECT_FALSE(ropes->metadata.contains("gemma3.rope.scaling.type"));
   expect_error(gemma(R"("layer_types":["full_attention"])").status(), ErrorCode::kCorruptData,
                {"'layer_types' has 1 entries for 7 layers"});
-  expect_error(gemma(R"("sliding_window":0)").status(), ErrorCode::kCorruptData,
+  std::string none = std::string(kGemma3Config) + "}";
+  none.replace(none.find("\"sliding_window\":16"), 19, "\"sliding_window\":0");
+  expect_error(config_of(none).status(), ErrorCode::kCorruptData,
                {"'text_config.sliding_window'"});
   expect_error(gemma(R"("use_bidirectional_attention":true)").status(), ErrorCode::kUnsupported,
                {"'use_bidirectional_attention'"});

@@ -46,6 +46,7 @@ TEST(Architecture, WindowsHoldForTheLayersThatThePatternNames) {
   EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{0, 1024}));
   metadata.set("llama.attention.sliding_window_pattern", std::vector<bool>{true});
   EXPECT_EQ(read_llama_config(metadata).status().code(), ErrorCode::kUnsupported);
+  metadata.set("llama.attention.sliding_window_pattern", std::vector<bool>{false, true});
   metadata.set("llama.attention.sliding_window", uint64_t{4096});  // it never cuts anything off
   EXPECT_EQ(read_llama_config(metadata)->layer_windows, (std::vector<int>{0, 0}));
 }

@@ -275,6 +275,38 @@ class Perplexity(CliTest):
         self.assertIn("vocabulary", self.refused("perplexity", "-m", ids_model(), "-f", ids))
 
 
+class Bench(CliTest):
+    COMMON = ["--prompt", 20, "-n", 5, "--repeat", 2]
+
+    def test_rows_limits_and_a_plot(self):
+        plot = scratch("bench.svg")
+        out = self.json("bench", "-m", ids_model(), *self.COMMON, "--depth", "0,40", "--batch", "1,2",
+                        "--kv-format", "bf16,f32", "--kv-cache", "on,off", "--plot", plot)
+        self.assertEqual(len(out["rows"]), 2 * 2 * 2 * 2 * 2)
+        self.assertGreater(out["limits"]["read_bandwidth_bytes_per_s"], 0)
+        for row in out["rows"]:
+            self.assertGreater(row["tokens_per_s"], 0)
+            self.assertGreater(row["share_of_limit"], 0)
+            self.assertLessEqual(row["seconds"]["lowest"], row["seconds"]["median"])
+        # The cache changes no token.
+        hashes = {}
+        for row in out["rows"]:
+            key = (row["kind"], row["kv_format"], row["depth"], row["batch"])
+            self.assertEqual(hashes.setdefault(key, row["output_hash"]), row["output_hash"], key)
+        self.assertIn("<svg", plot.read_text())
+
+    def test_text_for_people(self):
+        shown = self.ok("bench", "-m", ids_model(), *self.COMMON, "--shared-prefix", 32, "--kv-cache", "on,off")
+        for part in ("measured limits", "prefill", "decode", "32 tokens shared", "times as long"):
+            self.assertIn(part, shown)
+
+    def test_refusals(self):
+        self.assertIn("int9", self.refused("bench", "-m", ids_model(), "--kv-format", "bf16,int9"))
+        self.assertIn("maybe", self.refused("bench", "-m", ids_model(), "--kv-cache", "maybe"))
+        self.assertIn("2048", self.refused("bench", "-m", ids_model(), "--depth", 4096))
+        self.refused("bench", "-m", ids_model(), "--prompt", 0, "--gen", 0)
+
+
 class QuantizeAndSynth(CliTest):
     def test_every_type_is_written_and_runs(self):
         for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"):
