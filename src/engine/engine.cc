@@ -54,13 +54,16 @@ Status check_streaming(const ModelConfig& config, const StreamingConfig& streami
 KvCacheSpec kv_cache_spec_for(const ModelConfig& config, const KvFormats& formats,
                               int block_tokens, const StreamingConfig& streaming) {
   std::vector<KvLayerShape> layers;
-  for (const int window : config.layer_windows) {
+  for (size_t i = 0; i < config.layer_windows.size(); ++i) {
+    const int window = config.layer_windows[i];
     KvLifetime lifetime = {.window = window};
     if (streaming.is_on()) {
       // A layer that was trained with a window saw the first tokens go, and needs no sinks.
+      const bool trained_with_window =
+          window > 0 || (i < config.windowed_layers.size() && config.windowed_layers[i]);
       const int64_t most = window == 0 ? streaming.window : window;
       lifetime = {.window = static_cast<int32_t>(std::min(most, streaming.window)),
-                  .sinks = window == 0 ? static_cast<int32_t>(streaming.sinks) : 0};
+                  .sinks = trained_with_window ? 0 : static_cast<int32_t>(streaming.sinks)};
     }
     layers.push_back({.kv_heads = config.head_count_kv,
                       .key_dim = config.key_length,
