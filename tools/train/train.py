@@ -10,6 +10,7 @@ batches depend on the seed and the step alone.
 import argparse
 import json
 import math
+import os
 import signal
 import time
 from pathlib import Path
@@ -89,6 +90,8 @@ def main():
     p.add_argument("--validate-every", type=int, default=200)
     p.add_argument("--validate-kinds", nargs="*", default=["tiny"])
     p.add_argument("--checkpoint-every", type=int, default=100)
+    p.add_argument("--parts", type=int, default=1, help="forward and backward passes per step (fits caches and memory)")
+    p.add_argument("--answer-weight", type=float, default=1.0, help="weight of the loss of what must be recalled")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     p.add_argument("--init-from", help="start from the weights and optimizer of another checkpoint")
     p.add_argument("--no-compile", action="store_true")
@@ -119,15 +122,18 @@ def main():
     if source:
         state = torch.load(source, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        for o, s in zip(optimizers, state["optimizers"]):
+        for o, s in zip(optimizers, state.get("optimizers", [])):
             o.load_state_dict(s)
         step, seconds, tokens = state["step"], state["seconds"], state["tokens"]
     base = [args.muon_lr, args.adam_lr]
-    loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense)
-    run = model if args.no_compile or args.workers else torch.compile(model, dynamic=False)
+    loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense,
+                    answer_weight=args.answer_weight)
+    if not args.no_compile and not args.workers:
+        model.compile_parts()
     pool = Pool(model, loader, args.workers, not args.no_compile) if args.workers else None
     print(f"{args.preset}: {model.parameter_count():,} parameters, {device}, step {step} of {args.steps}", flush=True)
 
+    (out / "pid").write_text(f"{os.getpid()}\n")
     stop = []
     for s in (signal.SIGTERM, signal.SIGINT):
         signal.signal(s, lambda *_: stop.append(True))
@@ -155,11 +161,13 @@ def main():
         if pool:
             value = pool.step(step)
         else:
-            x, y = (torch.from_numpy(a).to(device) for a in loader.batch(step))
-            with torch.autocast(device, torch.bfloat16):
-                loss = run(x, y)
-            loss.backward()
-            value = loss.item()
+            value, parts = 0.0, args.parts
+            for rows in np.array_split(np.arange(loader.rows), parts):
+                x, y, w = (torch.from_numpy(a).to(device) for a in loader.batch(step, rows))
+                with torch.autocast(device, torch.bfloat16):
+                    loss = model(x, y, w) * (len(rows) / loader.rows)
+                loss.backward()
+                value += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optimizers:
             o.step()
