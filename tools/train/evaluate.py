@@ -57,10 +57,10 @@ def flat_perplexity(model, ids, window):
     return {"loss": round(total / count, 6), "perplexity": round(math.exp(total / count), 5), "scored_tokens": count}
 
 
-def by_kind(model, folder, window):
+def by_kind(model, folder, window, most):
     result = {}
     for path in sorted(Path(folder).glob("*.valid.npz")):
-        ids = Documents(path).tokens.astype(np.int64)
+        ids = Documents(path).tokens.astype(np.int64)[:most]
         result[path.name.split(".")[0]] = flat_perplexity(model, ids, window)
     return result
 
@@ -96,7 +96,7 @@ def recall_accuracy(model, tok, folder, trials, seed, distances=DISTANCES):
             prompt, answer = rng.choice(task["questions"])
             fact = task["facts"].index(answer.rstrip("\n"))
             head, tail = loader.encode(task["facts"][:fact]), loader.encode(task["facts"][fact:])
-            prompt, answer = loader.encode(prompt), loader.encode(answer.rstrip("\n"))
+            prompt, answer = loader.encode(prompt), loader.encode(answer)  # its full stop and line break too
             gap = distance - len(tail) - len(prompt)
             filler = loader.filler(rng, gap) if gap > 12 else []
             before = min(200, 2048 - len(head) - len(tail) - len(filler) - len(prompt) - len(answer) - 8)
@@ -147,6 +147,7 @@ def main():
     p.add_argument("--trials", type=int, default=60, help="recall trials for each distance")
     p.add_argument("--distances", type=int, nargs="*", default=DISTANCES)
     p.add_argument("--rows", type=int, default=24, help="windows for --positions")
+    p.add_argument("--most", type=int, default=20480, help="tokens of each kind for --kinds")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--count", type=int, default=200, help="tokens of a sample")
     p.add_argument("--temperature", type=float, default=0.8)
@@ -165,7 +166,7 @@ def main():
                                     **flat_perplexity(model, ids, args.window)}
             print(result["perplexity"])
         if args.kinds:
-            result["kinds"] = by_kind(model, args.tokens, args.window)
+            result["kinds"] = by_kind(model, args.tokens, args.window, args.most)
             for kind, r in result["kinds"].items():
                 print(kind, r)
         if args.positions:
