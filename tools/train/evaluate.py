@@ -118,7 +118,8 @@ def recall_accuracy(model, tok, folder, trials, seed, distances=DISTANCES):
     return result
 
 
-def sample(model, tok, prompt, seed, count, temperature, top_p):
+def sample(model, tok, prompt, seed, count, temperature, top_p, top_k=40, min_p=0.05):
+    """A text drawn with the defaults of `quipu run` (the draws themselves differ)."""
     generator = torch.Generator().manual_seed(seed)
     ids = tok.encode(prompt, add_special_tokens=False).ids
     start = len(ids)
@@ -126,7 +127,8 @@ def sample(model, tok, prompt, seed, count, temperature, top_p):
     for _ in range(count):
         p = torch.softmax(model(torch.tensor(ids)[None])[0, -1].float() / temperature, -1)
         p, order = p.sort(descending=True)
-        p[p.cumsum(0) - p > top_p] = 0
+        p[(p.cumsum(0) - p > top_p) | (p < min_p * p[0])] = 0
+        p[top_k:] = 0
         token = order[torch.multinomial(p / p.sum(), 1, generator=generator)].item()
         if token in stop:
             break
@@ -176,7 +178,7 @@ def main():
         if args.recall:
             result["recall"] = recall_accuracy(model, tok, args.tokens, args.trials, args.seed, args.distances)
         if args.samples:
-            result["sampling"] = {"temperature": args.temperature, "top_p": args.top_p, "count": args.count}
+            result["sampling"] = {"temperature": args.temperature, "top_p": args.top_p, "top_k": 40, "min_p": 0.05, "count": args.count}
             result["samples"] = []
             for seed in range(1, args.samples + 1):
                 prompt = PROMPTS[(seed - 1) % len(PROMPTS)]

@@ -176,7 +176,7 @@ def answer_loss(model, loader, count):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("source", help="GGUF file to start from")
+    p.add_argument("source", help="GGUF file or checkpoint.pt to start from")
     p.add_argument("out", help="checkpoint to write, for train.py --init-from")
     p.add_argument("--tokens", default=".train/tokens")
     p.add_argument("--tokenizer", default="models/tokenizer/tokenizer.json")
@@ -187,7 +187,11 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    config, state = gguf.load(args.source)
+    if args.source.endswith(".gguf"):
+        config, state = gguf.load(args.source)
+    else:
+        saved = torch.load(args.source, map_location="cpu", weights_only=True)
+        config, state = Config(**saved["config"]), saved["model"]
     config.rope_theta = args.theta
     model = Llama(config).eval()
     model.load_state_dict(state)

@@ -38,14 +38,15 @@ def parse_mix(text):
 
 
 def rate(step, args, minutes):
-    """Factor on the learning rates at a step: warm-up, flat, straight fall to zero."""
+    """Factor on the learning rates at a step: warm-up, flat, straight fall to --end-rate."""
     if step < args.warmup:
         return (step + 1) / args.warmup
     if args.minutes:
         left = 1 - minutes / args.minutes
-        return max(0.0, min(1.0, left / args.decay_part)) if args.decay_part else 1.0
-    left = args.steps - step
-    return max(0.0, min(1.0, left / args.decay)) if args.decay else 1.0
+        fall = max(0.0, min(1.0, left / args.decay_part)) if args.decay_part else 1.0
+    else:
+        fall = max(0.0, min(1.0, (args.steps - step) / args.decay)) if args.decay else 1.0
+    return args.end_rate + (1 - args.end_rate) * fall
 
 
 @torch.no_grad()
@@ -84,7 +85,9 @@ def main():
     p.add_argument("--decay", type=int, default=0, help="the last steps over which the rate falls to zero")
     p.add_argument("--minutes", type=float, default=0, help="stop after so many minutes of this part of the run")
     p.add_argument("--decay-part", type=float, default=0, help="with --minutes: the last share of them over which the rate falls")
+    p.add_argument("--end-rate", type=float, default=0.0, help="factor at the end of the fall")
     p.add_argument("--muon-lr", type=float, default=0.02, help="rate of the matrices inside the layers")
+    p.add_argument("--qk-rate", type=float, default=1.0, help="factor on --muon-lr for queries and keys")
     p.add_argument("--adam-lr", type=float, default=0.004, help="rate of the embedding and the norms")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--validate-every", type=int, default=200)
@@ -94,6 +97,7 @@ def main():
     p.add_argument("--answer-weight", type=float, default=1.0, help="weight of the loss of what must be recalled")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     p.add_argument("--init-from", help="start from the weights and optimizer of another checkpoint")
+    p.add_argument("--embedding-from", help="start from the token embedding of another checkpoint")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--workers", type=int, default=0, help="single-threaded CPU processes that share the rows of a "
                    "step (0: one process). Faster than threads on a busy machine: nobody waits for a preempted thread")
@@ -113,6 +117,9 @@ def main():
     config = PRESETS[args.preset]
     config.vocab_size = tok.get_vocab_size()
     model = Llama(config).to(device)
+    for n, q in model.named_parameters():
+        if n.endswith(("q_proj.weight", "k_proj.weight")):
+            q.rate = args.qk_rate  # sharp heads are lost when their directions turn too fast
     matrices = [q for n, q in model.named_parameters() if q.dim() == 2 and "embed" not in n]
     others = [q for n, q in model.named_parameters() if q.dim() != 2 or "embed" in n]
     optimizers = [Muon(matrices, lr=args.muon_lr, threads=args.workers),
@@ -125,6 +132,10 @@ def main():
         for o, s in zip(optimizers, state.get("optimizers", [])):
             o.load_state_dict(s)
         step, seconds, tokens = state["step"], state["seconds"], state["tokens"]
+    if args.embedding_from and not source:
+        name = "model.embed_tokens.weight"
+        other = torch.load(args.embedding_from, map_location=device, weights_only=True)["model"][name]
+        model.model.embed_tokens.weight.data.copy_(other)
     base = [args.muon_lr, args.adam_lr]
     loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense,
                     answer_weight=args.answer_weight)
