@@ -40,14 +40,14 @@ simple children's stories, with slips, and it knows nothing.{recall_intro}
    changes. This is a mimetic initialisation: the circuit that looks things up was put
    there, and trained afterwards; it did not arise by itself.
 3. *Main part* (row "main"), everything trained: short dense recall rows (256 tokens) until
-   the loss of the answers collapsed, then 1,024, then 512 with mostly stories, then 2,048
-   tokens while the rate fell to zero. In recall rows the tokens of an answer count 4 times,
-   those of facts and questions 0.3 times.
+   the loss of the answers collapsed, then rows of 1,024, then of 512 with mostly stories; in
+   the last part, in which the rate fell to zero, every third step had rows of 2,048. In
+   recall rows the tokens of an answer count 4 times, those of facts and questions 0.3 times.
 
 Optimizer: Muon for the matrices inside the layers, AdamW for the embedding and the norms;
 {batch} tokens a step in the main part; matrix products in bfloat16. Losses in the table and
 the curve are weighted as the rows were. The exact parts, mixes and rates are in
-`training-log.json`; how to run it is in `tools/train/README.md`. The parts were bounded by
+`training-log.json` ("main" counts its steps from the heads on); how to run it is in `tools/train/README.md`. The parts were bounded by
 time on a shared machine, so the weights can be approached by the same commands, but not
 repeated bit by bit.
 
@@ -56,8 +56,8 @@ repeated bit by bit.
 Training text, by kind (a document whose letters hash to 0 modulo 40 is validation and was
 never trained on):
 
-| kind | source | share of rows in the last part |
-|---|---|---|
+| kind | source | share of rows in the last part: 512 tokens | 2,048 tokens |
+|---|---|---|---|
 {mix}
 
 ## Measurements
@@ -184,7 +184,8 @@ def main():
         training.append([n, f"{end:,}", f"{tokens[n]:,}", f"{last['seconds'] / 60:.0f} min", last["loss"]])
 
     parts = dict(x.split("=") for x in log["main"]["parts"][-1]["mix"].split(","))
-    mix = [[k, SOURCES[k], f"{float(s):.0%}"] for k, s in parts.items()]
+    long = dict(x.split("=") for x in log["main"]["parts"][-1]["long_mix"].split(","))
+    mix = [[k, SOURCES[k], f"{float(s):.0%}", f"{float(long.get(k, 0)):.0%}"] for k, s in parts.items()]
 
     ppl = [["`perplexity-sample.txt`", f"{ev['main']['perplexity']['scored_tokens']:,}"]
            + [f"**{ev[n]['perplexity']['perplexity']:.3f}**" for n in ev]]
@@ -202,15 +203,15 @@ def main():
     samples = "\n\n".join(f"Seed {s['seed']}, prompt `{json.dumps(s['prompt'], ensure_ascii=False)[1:-1]}`:\n\n"
                           + "\n".join("> " + line for line in s["text"].strip().splitlines())
                           for s in ev["main"]["samples"])
-    # What quipu itself measures on the same file, by weight type (F32 keys and values).
+    # What quipu itself measures on the same file, by weight type and KV format.
     quipu = ""
     if (folder / "evaluation-quipu.json").exists():
         measured = json.loads((folder / "evaluation-quipu.json").read_text())
-        rows = [[f"`{r['file']}`" if r.get("shipped") else r["model"], r["type"], f"{r['perplexity']:.4f}",
+        rows = [[f"`{r['file']}`" if r.get("shipped") else r["model"], r["type"], r.get("kv", "f32"), f"{r['perplexity']:.4f}",
                  f"{r['perplexity'] / ev[r['model']]['perplexity']['perplexity'] - 1:+.3%}"]
                 for r in measured["rows"] if r["model"] in ev]
         quipu = (f"The same text through quipu (`{measured['command']}`, {measured['date']}):\n\n"
-                 "| model | weights | perplexity | against PyTorch |\n|---|---|---|---|\n" + table(rows))
+                 "| model | weights | keys and values | perplexity | against PyTorch |\n|---|---|---|---|---|\n" + table(rows))
     text = CARD.format(
         quipu=quipu, batch=f"{log['main']['parts'][-1]['batch']:,}", names=" | ".join(ev), bars="---|" * len(ev),
         most=max(r["scored_tokens"] for r in ev["main"]["kinds"].values()) // 1000 * 1000, before=args.before,

@@ -28,7 +28,7 @@ from model import Config, Llama
 
 PROMPTS = ["Once upon a time", "One day, Tom and Lily", "The little dog", "There was a king who",
            "<|im_start|>user\nTell me a story about a cat named Momo.<|im_end|>\n<|im_start|>assistant\n"]
-DISTANCES = [64, 128, 256, 512, 768, 1024, 1280, 1500, 1750, 1950]
+DISTANCES = [64, 128, 256, 512, 1024, 1500, 1950]
 
 
 def load(folder):

@@ -43,13 +43,18 @@ main)
   part short 218 --init-from .train/start.pt --length 256 --batch 4096 --parts 2 --warmup 25 --dense 0.85 --answer-weight 4 \
     --muon-lr 0.012 --adam-lr 0.002 \
     --mix tiny=0.26,storybook=0.03,fairy=0.03,zh-verse=0.02,zh-plain=0.01,gen=0.12,chat=0.05,recall=0.48
-  # 3. Long distances, then language, then everything at full length while the rate falls.
+  # 3. Long distances, then language (with a lower rate from step 514 on:
+  # the heads had begun to drift), then both, up to full length, while the rate falls.
   part long 351 --length 1024 --batch 4096 --parts 2 --warmup 0 --dense 0.4 --answer-weight 4 --muon-lr 0.015 --adam-lr 0.003 \
     --mix tiny=0.40,storybook=0.03,fairy=0.04,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.14,chat=0.06,recall=0.28
-  mix=tiny=0.46,storybook=0.03,fairy=0.05,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.16,chat=0.06,recall=0.19
-  part language @LANGUAGE@ --length 512 --batch 4096 --parts 2 --warmup 0 --dense 0.3 --answer-weight 4 --muon-lr 0.018 --adam-lr 0.003 --mix $mix
-  part full @FULL@ --length 2048 --batch 4096 --parts 2 --warmup 0 --dense 0.3 --answer-weight 4 --muon-lr 0.018 --adam-lr 0.003 --mix $mix \
-    --steps @FULL@ --decay @DECAY@
+  part language 514 --length 512 --batch 4096 --parts 2 --warmup 0 --dense 0.3 --answer-weight 4 --muon-lr 0.018 --adam-lr 0.003 \
+    --mix tiny=0.46,storybook=0.03,fairy=0.05,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.16,chat=0.06,recall=0.19
+  common="--length 512 --batch 4096 --parts 2 --warmup 0 --answer-weight 4 --muon-lr 0.012 --qk-rate 0.3 --adam-lr 0.002"
+  part slower 729 $common --dense 0.4 \
+    --mix tiny=0.44,storybook=0.03,fairy=0.05,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.15,chat=0.06,recall=0.22
+  part last @FULL@ $common --dense 0.3 --steps @FULL@ --decay @DECAY@ \
+    --mix tiny=0.50,storybook=0.03,fairy=0.05,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.17,chat=0.07,recall=0.13 \
+    --long-every 3 --long-length 2048 --long-mix tiny=0.30,storybook=0.04,fairy=0.04,gen=0.10,chat=0.02,recall=0.50
   measure
   ;;
 small)

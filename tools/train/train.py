@@ -78,6 +78,9 @@ def main():
     p.add_argument("--mix", required=True, help="shares, as tiny=0.5,fairy=0.1,recall=0.2,...")
     p.add_argument("--dense", type=float, default=0.4, help="share of the recall rows that hold little other text")
     p.add_argument("--length", type=int, default=1024, help="tokens in a row")
+    p.add_argument("--long-every", type=int, default=0, help="every so many steps, one with rows of --long-length")
+    p.add_argument("--long-length", type=int, default=2048)
+    p.add_argument("--long-mix", help="mix of these steps")
     p.add_argument("--batch", type=int, default=8192, help="tokens in a step")
     p.add_argument("--steps", type=int, default=1_000_000, help="steps of the whole run, earlier parts counted in")
     p.add_argument("--stop-at", type=int, default=0, help="stop before this step with a checkpoint (0: run to --steps)")
@@ -139,6 +142,8 @@ def main():
     base = [args.muon_lr, args.adam_lr]
     loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense,
                     answer_weight=args.answer_weight)
+    longer = Loader(args.tokens, tok, parse_mix(args.long_mix), args.long_length, args.batch // args.long_length,
+                    args.seed, dense=args.dense, answer_weight=args.answer_weight) if args.long_every else None
     if not args.no_compile and not args.workers:
         model.compile_parts()
     pool = Pool(model, loader, args.workers, not args.no_compile) if args.workers else None
@@ -172,11 +177,12 @@ def main():
         if pool:
             value = pool.step(step)
         else:
+            source = longer if longer and step % args.long_every == 0 else loader
             value, parts = 0.0, args.parts
-            for rows in np.array_split(np.arange(loader.rows), parts):
-                x, y, w = (torch.from_numpy(a).to(device) for a in loader.batch(step, rows))
+            for rows in np.array_split(np.arange(source.rows), parts):
+                x, y, w = (torch.from_numpy(a).to(device) for a in source.batch(step, rows))
                 with torch.autocast(device, torch.bfloat16):
-                    loss = model(x, y, w) * (len(rows) / loader.rows)
+                    loss = model(x, y, w) * (len(rows) / source.rows)
                 loss.backward()
                 value += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
