@@ -41,8 +41,8 @@ simple children's stories, with slips, and it knows nothing.{recall_intro}
    there, and trained afterwards; it did not arise by itself.
 3. *Main part* (row "main"), everything trained: short dense recall rows (256 tokens) until
    the loss of the answers collapsed, then rows of 1,024, then of 512 with mostly stories; in
-   the last part, in which the rate fell to zero, every third step had rows of 2,048. In
-   recall rows the tokens of an answer count 4 times, those of facts and questions 0.3 times.
+   the last two, in which the rate fell to zero, every third and then every second step had
+   rows of 2,048. In recall rows the tokens of an answer count 4 times, those of facts and questions 0.3 times.
 
 Optimizer: Muon for the matrices inside the layers, AdamW for the embedding and the norms;
 {batch} tokens a step in the main part; matrix products in bfloat16. Losses in the table and
