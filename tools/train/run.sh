@@ -55,7 +55,7 @@ main)
   mix=tiny=0.50,storybook=0.03,fairy=0.05,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.17,chat=0.07,recall=0.13
   part falling 1349 $common --dense 0.3 --steps 1349 --decay 470 --end-rate 0.46 --mix $mix \
     --long-every 3 --long-length 2048 --long-mix tiny=0.30,storybook=0.04,fairy=0.04,gen=0.10,chat=0.02,recall=0.50
-  part last @FULL@ $common --muon-lr 0.0055 --adam-lr 0.0009 --dense 0.2 --steps @FULL@ --decay @DECAY@ --mix $mix \
+  part last 1713 $common --muon-lr 0.0055 --adam-lr 0.0009 --dense 0.2 --steps 1713 --decay 364 --mix $mix \
     --long-every 2 --long-length 2048 --long-mix tiny=0.26,storybook=0.03,fairy=0.03,gen=0.08,recall=0.60
   measure
   ;;
