@@ -61,8 +61,8 @@ main)
   ;;
 small)
   run=small
-  part language @SMALL@ --preset small --embedding-from .train/main/checkpoint.pt --length 512 --batch 4096 --warmup 20 \
-    --steps @SMALL@ --decay @SMALLDECAY@ \
+  part language 485 --preset small --embedding-from .train/main/checkpoint.pt --length 512 --batch 4096 --parts 2 --warmup 20 \
+    --steps 485 --decay 345 --muon-lr 0.02 --adam-lr 0.003 --dense 0.4 --answer-weight 4 \
     --mix tiny=0.50,storybook=0.03,fairy=0.05,book=0.01,talk=0.01,zh-verse=0.02,zh-plain=0.01,gen=0.18,chat=0.07,recall=0.12
   measure
   ;;
