@@ -7,11 +7,12 @@
 #   tools/train/run.sh main        the main model
 #   tools/train/run.sh small       the small one (its embedding starts from the main model's)
 #
-# PYTHON names the interpreter, WORKERS the number of CPU processes (0: one process, or a GPU).
+# PYTHON names the interpreter, THREADS the number of CPU threads (default 1; a GPU is used if
+# PyTorch finds one).
 set -eu
 which=$1
 python=${PYTHON:-python3}
-train="$python tools/train/train.py --workers ${WORKERS:-0} --validate-kinds tiny gen"
+train="$python tools/train/train.py --threads ${THREADS:-1} --validate-kinds tiny gen"
 
 # part NAME LAST_STEP ARGUMENTS...: train in .train/$run up to LAST_STEP, once.
 part() {

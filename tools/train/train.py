@@ -107,6 +107,8 @@ def main():
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
     args = p.parse_args()
 
+    if args.long_every and (args.workers or not args.long_mix):
+        raise SystemExit("--long-every needs --long-mix and goes without --workers")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.workers:
         torch.set_num_threads(1)
