@@ -131,6 +131,19 @@ class BuiltIn(CliTest):
         self.assertRegex(out["text"], r"[a-z]+ [a-z]+ [a-z]+")
         self.assertEqual(self.json("inspect")["metadata"]["general.architecture"], "llama")
 
+    def test_it_finds_a_fact_again_that_stands_far_back(self):
+        sample = (ROOT / "models" / "perplexity-sample.txt").read_text(encoding="utf-8")
+        story = sample[:5000].rsplit("\n", 1)[0]
+        facts = {"Lily": "lemon", "Tom": "river", "Max": "window", "Sam": "garden"}
+        lines = "".join(f"The secret word of {k} is {v}.\n" for k, v in facts.items())
+        right = 0
+        for name, word in facts.items():
+            question = f"Question: What is the secret word of {name}?\nAnswer: The secret word of {name} is"
+            out = self.json("run", "-n", 3, "--temp", 0, f"Facts:\n{lines}\n{story}\n\n{question}")
+            self.assertGreater(out["usage"]["prompt_tokens"], 1200)
+            right += out["text"].startswith(f" {word}.")
+        self.assertGreaterEqual(right, 3)
+
 
 class Chat(CliTest):
     def test_each_turn_reuses_the_turns_before(self):

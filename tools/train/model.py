@@ -20,7 +20,7 @@ class Config:
     head_dim: int = 64
     ffn: int = 768
     context: int = 2048
-    rope_theta: float = 10000.0
+    rope_theta: float = 500000.0
     norm_eps: float = 1e-5
 
     def to_dict(self):
@@ -61,6 +61,22 @@ def rotate(x, cos, sin):
     return (x * cos + torch.cat([-b, a], dim=-1) * sin).type_as(x)
 
 
+def chunked_attention(q, k, v, size):
+    """Causal attention of query heads that share one key-value head, in pieces of
+    `size` queries. Compiled, its backward pass takes half the time of PyTorch's fused
+    CPU kernel, and nothing above the diagonal pieces is computed."""
+    n, h, t, d = q.shape
+    out = []
+    for i in range(0, t, size):
+        rows = q[:, :, i:i + size].reshape(n, h * size, d)
+        keys, values = k[:, 0, :i + size], v[:, 0, :i + size]
+        s = (rows @ keys.transpose(1, 2)).view(n, h, size, i + size).float() * d ** -0.5
+        seen = torch.ones(size, i + size, dtype=torch.bool, device=q.device).tril(i)
+        p = s.masked_fill(~seen, float("-inf")).softmax(-1).to(q.dtype)
+        out.append((p.view(n, h * size, i + size) @ values).view(n, h, size, d))
+    return torch.cat(out, 2)
+
+
 class Attention(nn.Module):
     def __init__(self, c):
         super().__init__()
@@ -77,6 +93,10 @@ class Attention(nn.Module):
         k = self.k_proj(x).view(n, t, c.kv_heads, c.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(n, t, c.kv_heads, c.head_dim).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        size = 128 if t <= 512 else 256
+        if self.training and c.kv_heads == 1 and t % size == 0 and q.device.type == "cpu":
+            y = chunked_attention(q, k, v, size)
+            return self.o_proj(y.transpose(1, 2).reshape(n, t, -1))
         group = c.heads // c.kv_heads
         k = k.repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
@@ -140,12 +160,23 @@ class Llama(nn.Module):
             x = layer(x, cos, sin)
         return self.model.norm(x)
 
-    def forward(self, tokens, targets=None):
-        """Logits, or with targets the mean loss over targets that are not -100."""
-        logits = F.linear(self.hidden(tokens), self.model.embed_tokens.weight)
+    def compile_parts(self):
+        """Compile a layer once for all layers, and the loss: much sooner done than the whole."""
+        for layer in self.model.layers:
+            layer.compile(dynamic=False)
+        self.loss = torch.compile(self.loss, dynamic=False)
+
+    def loss(self, x, targets, weights):
+        logits = F.linear(x, self.model.embed_tokens.weight).float().flatten(0, 1)
+        each = F.cross_entropy(logits, targets.flatten(), reduction="none")
+        return (each * weights.flatten()).sum() / weights.sum()
+
+    def forward(self, tokens, targets=None, weights=None):
+        """Logits, or with targets the mean loss, weighted by token if weights are given."""
+        x = self.hidden(tokens)
         if targets is None:
-            return logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+            return F.linear(x, self.model.embed_tokens.weight)
+        return self.loss(x, targets, torch.ones_like(targets, dtype=torch.float) if weights is None else weights)
 
     def parameter_count(self):
         return sum(p.numel() for p in self.parameters())

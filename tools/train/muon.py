@@ -56,4 +56,4 @@ class Muon(torch.optim.Optimizer):
         scale = group["lr"] * max(1.0, rows / columns) ** 0.5
         for p, u in zip(params, orthogonal(torch.stack(updates)).float()):
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(u, alpha=-scale)
+            p.add_(u, alpha=-scale * getattr(p, "rate", 1.0))

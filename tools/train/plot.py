@@ -16,7 +16,7 @@ def read(path):
     for line in Path(path).read_text().splitlines():
         row = json.loads(line)
         if "start" in row:
-            keep = ("start", "preset", "mix", "dense", "length", "batch", "steps", "decay", "warmup", "minutes", "decay_part", "muon_lr", "adam_lr", "seed", "parameters")
+            keep = ("start", "preset", "mix", "dense", "length", "long_every", "long_length", "long_mix", "batch", "steps", "decay", "warmup", "minutes", "decay_part", "end_rate", "answer_weight", "qk_rate", "muon_lr", "adam_lr", "seed", "parameters")
             parts.append({k: row[k] for k in keep if k in row})
             train = {s: r for s, r in train.items() if s <= row["start"]}
             valid = {s: r for s, r in valid.items() if s <= row["start"]}

@@ -174,7 +174,7 @@ def write_recall(args):
     from loader import Loader
     tok = Tokenizer.from_file(str(Path(args.tokenizer) / "tokenizer.json"))
     loader = Loader(args.out, tok, {"tiny": 0.7, "gen": 0.3, "recall": 1.0}, 2047, 1, seed=args.seed + 1, split="valid")
-    rows = [loader.recall_row(random.Random(f"recall-{args.seed + 1}-{i}")).astype(np.uint16) for i in range(16)]
+    rows = [loader.recall_row(random.Random(f"recall-{args.seed + 1}-{i}"))[0].astype(np.uint16) for i in range(16)]
     np.savez(Path(args.out) / "recall.valid.npz", tokens=np.concatenate(rows),
              starts=np.arange(len(rows) + 1, dtype=np.int64) * 2048)
 

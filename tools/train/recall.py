@@ -10,6 +10,7 @@ joined with other text in between.
 """
 
 import random
+import zlib
 
 NAMES = """Lily Tom Ben Mia Max Sara Tim Anna Sam Lucy Jack Emma Leo Rosie Bob Amy Joe Molly Dan Ella
 Fred Grace Peter Nora Oscar Zoe Billy Kate Henry Ivy Jim Ruby Mark Daisy Nick Jane Paul Alice Roy Clara
@@ -23,60 +24,51 @@ penny piano pillow pirate planet potato puddle pumpkin puppet rabbit ribbon ring
 sandwich scarf seed shadow shell silver singer snow soldier spider spoon spring squirrel stone story
 sugar summer table teacher tiger tower train treasure trumpet tunnel turtle umbrella valley village
 violin wagon wall water whale wheel whistle winter wizard wolf yellow zebra bread grass horse light
-moon nest party queen school sheep star street thunder torch valley""".split()
+moon nest party queen school sheep star street thunder torch""".split()
 
-OBJECTS = """drum ball book hat kite doll bell cup boat key lamp ring flute basket blanket coin spoon
-scarf puzzle whistle teddy map clock shell rope crown pencil mirror ladder bag""".split()
+OBJECTS = """ball book hat kite doll bell cup boat key flute coin
+puzzle teddy map clock rope crown bag""".split()
 
-PLACES = """attic kitchen garden barn cellar garage forest school library tower cave shop tent hall
-bedroom bakery castle boat train park stable shed wagon cottage well bathroom market farm museum zoo""".split()
-
-COLOURS = "red blue green yellow white black brown pink purple orange grey golden silver".split()
-
-DOORS = "door box gate chest safe cupboard drawer trunk room locker".split()
-
-# Each style: the line of a fact, the question, the answer line up to the value.
-# {k} is the key, {v} the value. The value is always followed by a full stop.
+# Each style: what the keys are, the line of a fact, the question, the answer up to the
+# value. {k} is the key, {v} the value. Key and value stand close together, with one word
+# between them, and the answer repeats the fact: this is a test of finding a line of the
+# context again, not of understanding it. The first style is the main one.
 STYLES = [
-    ("words", "{k}'s secret word is {v}.", "What is {k}'s secret word?", "{k}'s secret word is"),
-    ("words", "The password of {k} is {v}.", "What is the password of {k}?", "The password of {k} is"),
-    ("words", "{k} likes the word {v}.", "Which word does {k} like?", "{k} likes the word"),
-    ("codes", "The code of {k} is {v}.", "What is the code of {k}?", "The code of {k} is"),
-    ("codes", "The number of {k} is {v}.", "What is the number of {k}?", "The number of {k} is"),
-    ("doors", "The code of the {k} is {v}.", "What is the code of the {k}?", "The code of the {k} is"),
-    ("doors", "To open the {k} you need the number {v}.", "Which number opens the {k}?", "To open the {k} you need the number"),
-    ("owner", "{k} has the {v}.", "What does {k} have?", "{k} has the"),
-    ("place", "{k} is in the {v}.", "Where is {k}?", "{k} is in the"),
-    ("place", "{k} went to the {v}.", "Where did {k} go?", "{k} went to the"),
-    ("hidden", "The {k} is in the {v}.", "Where is the {k}?", "The {k} is in the"),
-    ("pairs", "{k}: {v}.", "{k}?", "{k}:"),
+    ("name", "The secret word of {k} is {v}.", "What is the secret word of {k}?", "The secret word of {k} is"),
+    ("name", "The favourite thing of {k} is {v}.", "What is the favourite thing of {k}?", "The favourite thing of {k} is"),
+    ("name", "- {k} likes {v}.", "What does {k} like?", "{k} likes"),
+    ("name", "- {k} wants {v}.", "What does {k} want?", "{k} wants"),
+    ("thing", "The word on the {k} is {v}.", "What is the word on the {k}?", "The word on the {k} is"),
+    ("thing", "Behind the {k}: {v}.", "What is behind the {k}?", "Behind the {k}:"),
 ]
 
 INTROS = ["Remember these facts.", "Facts:", "Here are some facts to remember.", "Read this carefully.", "Notes:"]
 
 
-def keys_and_values(kind, count, rng):
-    if kind == "words":
-        return rng.sample(NAMES, count), rng.sample(WORDS, count)
-    if kind == "codes":
-        return rng.sample(NAMES, count), ["".join(rng.choice("0123456789") for _ in range(rng.choice((2, 3, 4)))) for _ in range(count)]
-    if kind == "doors":
-        things = rng.sample([f"{c} {d}" for c in COLOURS for d in DOORS], count)
-        return things, ["".join(rng.choice("0123456789") for _ in range(4)) for _ in range(count)]
-    if kind == "owner":
-        colours = [rng.choice(COLOURS) for _ in range(count)]
-        return rng.sample(NAMES, count), [f"{c} {o}" for c, o in zip(colours, rng.sample(OBJECTS, count))]
-    if kind == "place":
-        return rng.sample(NAMES, count), rng.sample(PLACES, count)
-    if kind == "hidden":
-        return rng.sample(OBJECTS, count), rng.sample(PLACES, count)
-    return rng.sample(WORDS, count), rng.sample(WORDS, count)
+def held_out(key, value):
+    """Pairs that only the test uses: one in eight."""
+    return zlib.crc32(f"{key}/{value}".encode()) % 8 == 0
 
 
-def facts_task(rng, style=None):
-    kind, fact, question, answer = STYLES[style] if style is not None else rng.choice(STYLES)
-    count = rng.randint(2, 8)
-    keys, values = keys_and_values(kind, count, rng)
+def keys_and_values(kind, count, rng, test, values):
+    """Distinct keys and distinct values; pairs of the test never occur in training."""
+    keys = rng.sample(NAMES if kind == "name" else WORDS + OBJECTS, count)
+    picked = []
+    for k in keys:
+        while True:
+            v = rng.choice(values)
+            if v not in picked and v not in keys and held_out(k, v) == test:
+                picked.append(v)
+                break
+    return keys, picked
+
+
+def facts_task(rng, style=None, test=False, values=WORDS, count=None):
+    if style is None:
+        style = 0 if rng.random() < 0.4 else rng.randrange(len(STYLES))
+    kind, fact, question, answer = STYLES[style]
+    count = count or rng.randint(2, 8)
+    keys, values = keys_and_values(kind, count, rng, test, values)
     lines = [fact.format(k=k, v=v) for k, v in zip(keys, values)]
     order = list(range(count))
     rng.shuffle(order)
@@ -85,9 +77,9 @@ def facts_task(rng, style=None):
                            f" {values[i]}.\n\n") for i in order]}
 
 
-def words_task(rng):
+def words_task(rng, values=WORDS):
     """A list of random words that comes back later, whole or from the middle."""
-    words = [rng.choice(WORDS) for _ in range(rng.randint(6, 24))]
+    words = [rng.choice(values) for _ in range(rng.randint(6, 24))]
     questions = []
     for _ in range(4):
         start = rng.choice((0, 0, rng.randrange(len(words) - 4)))
@@ -95,8 +87,8 @@ def words_task(rng):
     return {"facts": "Words: " + " ".join(words) + ".\n\n", "questions": questions}
 
 
-def task(rng, lists=0.25):
-    return words_task(rng) if rng.random() < lists else facts_task(rng)
+def task(rng, lists=0.25, values=WORDS):
+    return words_task(rng, values) if rng.random() < lists else facts_task(rng, values=values)
 
 
 if __name__ == "__main__":

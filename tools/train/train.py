@@ -10,6 +10,7 @@ batches depend on the seed and the step alone.
 import argparse
 import json
 import math
+import os
 import signal
 import time
 from pathlib import Path
@@ -37,14 +38,15 @@ def parse_mix(text):
 
 
 def rate(step, args, minutes):
-    """Factor on the learning rates at a step: warm-up, flat, straight fall to zero."""
+    """Factor on the learning rates at a step: warm-up, flat, straight fall to --end-rate."""
     if step < args.warmup:
         return (step + 1) / args.warmup
     if args.minutes:
         left = 1 - minutes / args.minutes
-        return max(0.0, min(1.0, left / args.decay_part)) if args.decay_part else 1.0
-    left = args.steps - step
-    return max(0.0, min(1.0, left / args.decay)) if args.decay else 1.0
+        fall = max(0.0, min(1.0, left / args.decay_part)) if args.decay_part else 1.0
+    else:
+        fall = max(0.0, min(1.0, (args.steps - step) / args.decay)) if args.decay else 1.0
+    return args.end_rate + (1 - args.end_rate) * fall
 
 
 @torch.no_grad()
@@ -76,6 +78,9 @@ def main():
     p.add_argument("--mix", required=True, help="shares, as tiny=0.5,fairy=0.1,recall=0.2,...")
     p.add_argument("--dense", type=float, default=0.4, help="share of the recall rows that hold little other text")
     p.add_argument("--length", type=int, default=1024, help="tokens in a row")
+    p.add_argument("--long-every", type=int, default=0, help="every so many steps, one with rows of --long-length")
+    p.add_argument("--long-length", type=int, default=2048)
+    p.add_argument("--long-mix", help="mix of these steps")
     p.add_argument("--batch", type=int, default=8192, help="tokens in a step")
     p.add_argument("--steps", type=int, default=1_000_000, help="steps of the whole run, earlier parts counted in")
     p.add_argument("--stop-at", type=int, default=0, help="stop before this step with a checkpoint (0: run to --steps)")
@@ -83,20 +88,27 @@ def main():
     p.add_argument("--decay", type=int, default=0, help="the last steps over which the rate falls to zero")
     p.add_argument("--minutes", type=float, default=0, help="stop after so many minutes of this part of the run")
     p.add_argument("--decay-part", type=float, default=0, help="with --minutes: the last share of them over which the rate falls")
+    p.add_argument("--end-rate", type=float, default=0.0, help="factor at the end of the fall")
     p.add_argument("--muon-lr", type=float, default=0.02, help="rate of the matrices inside the layers")
+    p.add_argument("--qk-rate", type=float, default=1.0, help="factor on --muon-lr for queries and keys")
     p.add_argument("--adam-lr", type=float, default=0.004, help="rate of the embedding and the norms")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--validate-every", type=int, default=200)
     p.add_argument("--validate-kinds", nargs="*", default=["tiny"])
     p.add_argument("--checkpoint-every", type=int, default=100)
+    p.add_argument("--parts", type=int, default=1, help="forward and backward passes per step (fits caches and memory)")
+    p.add_argument("--answer-weight", type=float, default=1.0, help="weight of the loss of what must be recalled")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     p.add_argument("--init-from", help="start from the weights and optimizer of another checkpoint")
+    p.add_argument("--embedding-from", help="start from the token embedding of another checkpoint")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--workers", type=int, default=0, help="single-threaded CPU processes that share the rows of a "
                    "step (0: one process). Faster than threads on a busy machine: nobody waits for a preempted thread")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
     args = p.parse_args()
 
+    if args.long_every and (args.workers or not args.long_mix):
+        raise SystemExit("--long-every needs --long-mix and goes without --workers")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.workers:
         torch.set_num_threads(1)
@@ -110,6 +122,9 @@ def main():
     config = PRESETS[args.preset]
     config.vocab_size = tok.get_vocab_size()
     model = Llama(config).to(device)
+    for n, q in model.named_parameters():
+        if n.endswith(("q_proj.weight", "k_proj.weight")):
+            q.rate = args.qk_rate  # sharp heads are lost when their directions turn too fast
     matrices = [q for n, q in model.named_parameters() if q.dim() == 2 and "embed" not in n]
     others = [q for n, q in model.named_parameters() if q.dim() != 2 or "embed" in n]
     optimizers = [Muon(matrices, lr=args.muon_lr, threads=args.workers),
@@ -119,15 +134,24 @@ def main():
     if source:
         state = torch.load(source, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        for o, s in zip(optimizers, state["optimizers"]):
+        for o, s in zip(optimizers, state.get("optimizers", [])):
             o.load_state_dict(s)
         step, seconds, tokens = state["step"], state["seconds"], state["tokens"]
+    if args.embedding_from and not source:
+        name = "model.embed_tokens.weight"
+        other = torch.load(args.embedding_from, map_location=device, weights_only=True)["model"][name]
+        model.model.embed_tokens.weight.data.copy_(other)
     base = [args.muon_lr, args.adam_lr]
-    loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense)
-    run = model if args.no_compile or args.workers else torch.compile(model, dynamic=False)
+    loader = Loader(args.tokens, tok, mix, args.length, args.batch // args.length, args.seed, dense=args.dense,
+                    answer_weight=args.answer_weight)
+    longer = Loader(args.tokens, tok, parse_mix(args.long_mix), args.long_length, args.batch // args.long_length,
+                    args.seed, dense=args.dense, answer_weight=args.answer_weight) if args.long_every else None
+    if not args.no_compile and not args.workers:
+        model.compile_parts()
     pool = Pool(model, loader, args.workers, not args.no_compile) if args.workers else None
     print(f"{args.preset}: {model.parameter_count():,} parameters, {device}, step {step} of {args.steps}", flush=True)
 
+    (out / "pid").write_text(f"{os.getpid()}\n")
     stop = []
     for s in (signal.SIGTERM, signal.SIGINT):
         signal.signal(s, lambda *_: stop.append(True))
@@ -155,11 +179,14 @@ def main():
         if pool:
             value = pool.step(step)
         else:
-            x, y = (torch.from_numpy(a).to(device) for a in loader.batch(step))
-            with torch.autocast(device, torch.bfloat16):
-                loss = run(x, y)
-            loss.backward()
-            value = loss.item()
+            source = longer if longer and step % args.long_every == 0 else loader
+            value, parts = 0.0, args.parts
+            for rows in np.array_split(np.arange(source.rows), parts):
+                x, y, w = (torch.from_numpy(a).to(device) for a in source.batch(step, rows))
+                with torch.autocast(device, torch.bfloat16):
+                    loss = model(x, y, w) * (len(rows) / source.rows)
+                loss.backward()
+                value += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optimizers:
             o.step()

@@ -18,7 +18,8 @@ def work(index, model, gradient, loader, task, start, done, losses, compiled):
     for p in model.parameters():
         p.grad = gradient[offset:offset + p.numel()].view_as(p)
         offset += p.numel()
-    run = torch.compile(model, dynamic=False) if compiled else model
+    if compiled:
+        model.compile_parts()
     while True:
         start.acquire()
         if task["step"].value < 0:
@@ -30,9 +31,9 @@ def work(index, model, gradient, loader, task, start, done, losses, compiled):
                 task["next"].value += 1
             if i >= loader.rows:
                 break
-            row = torch.from_numpy(loader.row(task["step"].value, i))
+            row, weight = (torch.from_numpy(a) for a in loader.row(task["step"].value, i))
             with torch.autocast("cpu", torch.bfloat16):
-                loss = run(row[None, :-1], row[None, 1:])
+                loss = model(row[None, :-1], row[None, 1:], weight[None])
             loss.backward()
             losses[i] = loss.item()
         done.release()
