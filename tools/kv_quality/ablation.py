@@ -173,6 +173,7 @@ def main():
     parser.add_argument("--text", type=pathlib.Path, required=True)
     parser.add_argument("--quipu", default="build/release/quipu")
     parser.add_argument("--windows", type=int, default=3, help="of the model's context")
+    parser.add_argument("--planted", action="store_true", help="the planted outliers only")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
@@ -197,6 +198,8 @@ def main():
     print(f"{'float32':46} {base:9.4f}", flush=True)
     rows = []
     for name, round_k, round_v, plant in CASES:
+        if options.planted and not plant:
+            continue
         value = perplexity(round_k, round_v, plant)
         rows.append({"name": name, "planted": plant, "perplexity": value,
                      "percent": 100 * (value / base - 1)})

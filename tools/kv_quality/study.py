@@ -22,6 +22,8 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STORIES = ROOT.parent / "shared/data/weights/stories260K/tinyllamas-stories-260k-f32.gguf"
+STORIES_TEXT = ROOT.parent / "shared/data/text/stories/tinystories/data.txt"  # what it was trained on
+STORIES_BYTES = 90_000
 FORMATS = ["f32", "bf16", "int8", "int4", "int4,first=int8,last=int8"]
 PROMPT = "Once upon a time"
 COLOURS = ["#1f6f8b", "#c8553d"]
@@ -41,7 +43,18 @@ class Quipu:
         return json.loads(done.stdout)
 
 
-def measure(quipu, model, text, scratch, windows):
+def text_of(model, options):
+    """The bytes to score: of the kind that the model was trained on."""
+    if model.resolve() != STORIES.resolve() or not STORIES_TEXT.exists():
+        return options.text.read_bytes()
+    stories = STORIES_TEXT.read_bytes()[:4 * STORIES_BYTES].split(b"<|endoftext|>")
+    return b"\n".join(story.strip() for story in stories)[:STORIES_BYTES]
+
+
+def measure(quipu, model, options):
+    scratch, windows = options.scratch, options.windows
+    text = scratch / "kv_quality.txt"
+    text.write_bytes(text_of(model, options))
     context = quipu.json("inspect", "-m", model)["metadata"]
     context = next(v for k, v in context.items() if k.endswith(".context_length"))
     ids = quipu.json("tokenize", "-m", model, "--no-special", stdin=text.read_bytes())["ids"]
@@ -142,7 +155,7 @@ def main():
         else:
             print(f"skipped: {STORIES} is not there")
     quipu = Quipu(options.quipu, options.threads)
-    studies = [measure(quipu, model, options.text, options.scratch, options.windows) for model in models]
+    studies = [measure(quipu, model, options) for model in models]
     print("\n\n".join(markdown(study) for study in studies))
     if options.json:
         options.json.write_text(json.dumps(studies, indent=1) + "\n")
