@@ -42,10 +42,11 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
     reason = "as asked";
   } else {
     const uint64_t half_of_free = available_memory_bytes() / 2;
-    // Two contexts: the running sequence, and the finished one whose beginning the next may reuse.
-    total = std::max<uint64_t>(std::min(2 * whole_context, half_of_free),
+    const uint64_t wanted = static_cast<uint64_t>(options.contexts_wanted) * whole_context;
+    total = std::max<uint64_t>(std::min(wanted, half_of_free),
                                spec.sequence_bytes(1, 1) + input_spec.block_bytes());
-    reason = total < whole_context ? "half of the free memory" : "enough for the context, twice";
+    reason = total < wanted ? "half of the free memory"
+                            : fmt::format("enough for {} whole contexts", options.contexts_wanted);
   }
   KvChoice choice;
   if (config.encoder_decoder) {
@@ -93,12 +94,11 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                          make_cpu_backend({.threads = threads, .isa = options.isa}));
   QUIPU_ASSIGN_OR_RETURN(loaded->tokenizer, load_tokenizer(*loaded->file, options.pre_tokenizer));
   QUIPU_ASSIGN_OR_RETURN(loaded->input_tokenizer, load_input_tokenizer(*loaded->file));
-  QUIPU_ASSIGN_OR_RETURN(
-      loaded->model,
-      load_model(*loaded->file, *loaded->backend,
-                 {.batch_tokens_max = std::max(options.prefill_chunk, 512),
-                  .context_length = options.context_length,
-                  .progress = progress}));
+  QUIPU_ASSIGN_OR_RETURN(loaded->model,
+                         load_model(*loaded->file, *loaded->backend,
+                                    {.batch_tokens_max = std::max(options.prefill_chunk, 512),
+                                     .context_length = options.context_length,
+                                     .progress = progress}));
   const ModelConfig& config = loaded->model->config();
   const int64_t context =
       options.context_length == 0 ? config.context_length : options.context_length;
@@ -111,8 +111,7 @@ Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
   }
   // Instruction sets add in different orders, so their keys and values differ in the last bits.
   QUIPU_ASSIGN_OR_RETURN(const Isa isa, choose_isa(options.isa));
-  const std::string fingerprint =
-      fmt::format("{} {}", fingerprinted.fingerprint(), isa_name(isa));
+  const std::string fingerprint = fmt::format("{} {}", fingerprinted.fingerprint(), isa_name(isa));
   const EngineConfig engine = {.context_length = context,
                                .kv_format = options.kv_format,
                                .block_tokens = options.block_tokens,
