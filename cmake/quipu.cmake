@@ -19,7 +19,7 @@ function(quipu_library folder)
     target_compile_definitions(${target}_test PRIVATE
       QUIPU_SOURCE_DIR="${CMAKE_SOURCE_DIR}" QUIPU_SHARED_DIR="${CMAKE_SOURCE_DIR}/../shared")
     add_test(NAME ${folder} COMMAND ${target}_test)
-    set_tests_properties(${folder} PROPERTIES TIMEOUT 1200)
+    set_tests_properties(${folder} PROPERTIES TIMEOUT 600)
   endif()
 endfunction()
 

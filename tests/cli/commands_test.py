@@ -245,8 +245,9 @@ class Inspect(CliTest):
         self.assertEqual(per_token["f32"], 2 * per_token["bf16"])
         self.assertLess(per_token["int4"], per_token["int8"])
         self.assertLess(per_token["int8"], per_token["bf16"])
-        # Two layers; scales of a block do not divide evenly by its tokens.
-        self.assertAlmostEqual(2 * per_token["int4,first=bf16"], per_token["int4"] + per_token["bf16"], delta=2)
+        # Two layers. By block: a block's scales do not divide evenly by its tokens.
+        block = {name: size["block_bytes"] for name, size in sizes.items()}
+        self.assertEqual(2 * block["int4,first=bf16"], block["int4"] + block["bf16"])
         self.assertIn("int4,first=bf16", self.ok("inspect", "-m", ids_model(), "--kv-format", "int4,first=bf16"))
 
     def test_json(self):

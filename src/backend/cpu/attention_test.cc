@@ -454,16 +454,16 @@ TEST_P(AttentionTest, BitsDoNotDependOnTheBatch) {
 }
 
 // Sequences with a prefix in the same blocks, which are read for all of them at once: four share
-// 1,024 tokens, two of these 512 more, one shares nothing, and one still computes its prompt.
+// 512 tokens, two of these 512 more, one shares nothing, and one still computes its prompt.
 class SharedPrefixTest : public AttentionTest {};
 
 TEST_P(SharedPrefixTest, BitsDoNotDependOnSharedPrefixes) {
   const Shape s = shape();
-  const Tokens stem(s, 1536, 50);
+  const Tokens stem(s, 1024, 50);
   std::vector<Tokens> sequences;
-  const std::vector<size_t> common = {1536, 1536, 1024, 1024, 0, 1024};
+  const std::vector<size_t> common = {1024, 1024, 512, 512, 0, 512};
   for (size_t i = 0; i < common.size(); ++i) {
-    sequences.emplace_back(s, 1536 + 9, 60 + i);
+    sequences.emplace_back(s, 1024 + 9, 60 + i);
     Tokens& own = sequences.back();
     for (auto [to, from] : {std::pair{&own.q, &stem.q}, {&own.k, &stem.k}, {&own.v, &stem.v}}) {
       const size_t width = from->size() / stem.count;
@@ -473,18 +473,18 @@ TEST_P(SharedPrefixTest, BitsDoNotDependOnSharedPrefixes) {
   const size_t row = static_cast<size_t>(s.heads * s.value_dim);
   auto backend = make_backend(isa());
   std::vector<std::vector<float>> alone;
-  for (const Tokens& tokens : sequences) alone.push_back(prefill(*backend, s, tokens, 1545));
+  for (const Tokens& tokens : sequences) alone.push_back(prefill(*backend, s, tokens, 1033));
   for (const int threads : {1, 3}) {
     auto many = make_backend(isa(), threads);
     Cache cache(*many, s, static_cast<int>(sequences.size()));
-    cache.step({{0, &sequences[0], 1536}});
+    cache.step({{0, &sequences[0], 1024}});
     std::vector<size_t> done = common;
     for (size_t i = 1; i < common.size(); ++i) {
       if (common[i] > 0) cache.share(0, static_cast<int>(i), common[i]);
       // All but the last are at their last tokens.
-      if (i + 1 == common.size() || done[i] == 1536) continue;
-      cache.step({{static_cast<int>(i), &sequences[i], 1536 - done[i]}});
-      done[i] = 1536;
+      if (i + 1 == common.size() || done[i] == 1024) continue;
+      cache.step({{static_cast<int>(i), &sequences[i], 1024 - done[i]}});
+      done[i] = 1024;
     }
     for (int step = 0; step < 9; ++step) {
       std::vector<Cache::Piece> pieces;
@@ -507,7 +507,7 @@ TEST_P(SharedPrefixTest, BitsDoNotDependOnSharedPrefixes) {
   }
 }
 
-// Small heads: three chunks of six sequences are work enough for the scalar set under sanitizers.
+// Small heads: two chunks of six sequences are work enough for the scalar set under sanitizers.
 INSTANTIATE_TEST_SUITE_P(
     All, SharedPrefixTest,
     testing::Combine(testing::ValuesIn(detect_cpu_features().usable),
