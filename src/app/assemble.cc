@@ -44,10 +44,11 @@ KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config
     reason = "as asked";
   } else {
     const uint64_t half_of_free = available_memory_bytes() / 2;
-    // Two contexts: the running sequence, and the finished one whose beginning the next may reuse.
-    total = std::max<uint64_t>(std::min(2 * whole_context, half_of_free),
+    const uint64_t wanted = static_cast<uint64_t>(options.contexts_wanted) * whole_context;
+    total = std::max<uint64_t>(std::min(wanted, half_of_free),
                                spec.sequence_bytes(1, 1) + input_spec.block_bytes());
-    reason = total < whole_context ? "half of the free memory" : "enough for the context, twice";
+    reason = total < wanted ? "half of the free memory"
+                            : fmt::format("enough for {} whole contexts", options.contexts_wanted);
   }
   KvChoice choice;
   if (config.encoder_decoder) {

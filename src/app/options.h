@@ -21,11 +21,14 @@ struct ModelOptions {
   std::optional<Isa> isa;
   int64_t context_length = 0;        // 0: the model's
   std::optional<uint64_t> kv_bytes;  // nothing: chosen from the context and the free memory
+  // Whole contexts that the chosen memory should hold, if half of the free memory does. Two: the
+  // running sequence, and the finished one whose beginning the next may reuse.
+  int contexts_wanted = 2;
   KvFormats kv_format = KvFormat::kBF16;
   int block_tokens = kDefaultBlockTokens;
   std::string kv_policy = "reuse";  // of eviction
   uint64_t kv_host_bytes = 0;       // for evicted blocks in compact form; 0: none are kept
-  bool kv_cache = true;  // false: recompute everything at every step
+  bool kv_cache = true;             // false: recompute everything at every step
   int prefill_chunk = 512;
   int sequences_max = 64;
   StreamingConfig streaming;

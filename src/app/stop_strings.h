@@ -17,10 +17,13 @@ class StopStrings {
   std::string finish();
 
   bool stopped() const { return stopped_; }
+  // The stop string that was met (of several at one place, the one given first); else empty.
+  const std::string& stopped_by() const { return stopped_by_; }
 
  private:
   std::vector<std::string> stops_;
   std::string held_;
+  std::string stopped_by_;
   bool stopped_ = false;
 };
 

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/suggest.h"
@@ -67,6 +68,7 @@ int run(int argc, char** argv) {
   add_logits_command(app, exit_code);
   add_perplexity_command(app, exit_code);
   add_quantize_command(app, exit_code);
+  add_serve_command(app, exit_code);
   add_simulate_command(app, exit_code);
   add_synth_command(app, exit_code);
   add_bench_command(app, exit_code);
@@ -86,5 +88,11 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  // llama-server's short form, which has two letters and is no flag to CLI11.
+  char parallel[] = "--parallel";
+  for (int i = 2; i < argc; ++i) {
+    if (std::string_view(argv[1]) == "serve" && std::string_view(argv[i]) == "-np")
+      argv[i] = parallel;
+  }
   return quipu::run(argc, argv);
 }

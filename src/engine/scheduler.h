@@ -140,6 +140,8 @@ class Scheduler {
   const EncodingCache* inputs() const { return inputs_.get(); }
   EncodingCache* inputs() { return inputs_.get(); }
   int num_running() const { return static_cast<int>(running_.size()); }
+  // In order of arrival. OWNS: valid until the next plan() or cancel().
+  std::span<const std::unique_ptr<Sequence>> running() const { return running_; }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
 
   const SchedulerCounters& counters() const { return counters_; }

@@ -21,7 +21,8 @@ RANKS = {
     "kv": 3, "sample": 3, "backend/cpu": 3, "model": 3,
     "engine": 4,
     "app": 5,
-    "cli": 6, "server": 6,
+    "server": 6,
+    "cli": 7,
 }
 # Lower ranks that a folder keeps away from all the same, and why.
 FORBIDDEN = {

@@ -1,0 +1,312 @@
+#include "app/engine_thread.h"
+
+#include <algorithm>
+
+namespace quipu {
+
+namespace {
+
+double seconds_between(int64_t begin_ns, int64_t end_ns) {
+  return static_cast<double>(end_ns - begin_ns) * 1e-9;
+}
+
+}  // namespace
+
+EngineThread::Running::Running(const LoadedModel& model, Pending&& pending)
+    : task(model, pending.id, pending.ask.params),
+      outbox(std::move(pending.ask.outbox)),
+      received_ns(pending.received_ns) {}
+
+EngineThread::EngineThread(LoadedModel& model, const EngineThreadConfig& config)
+    : model_(model), config_(config) {
+  QUIPU_CHECK(config.running_max > 0 && config.waiting_max >= 0 && config.inspections_max > 0,
+              "limits of the engine thread must be positive");
+  thread_ = std::thread([this] { loop(); });
+}
+
+EngineThread::~EngineThread() { stop(); }
+
+// ---- any thread
+
+EngineThread::Submitted EngineThread::submit(std::vector<GenerationAsk> asks) {
+  Submitted result;
+  {
+    const std::lock_guard lock(mutex_);
+    if (draining_ || stopping_) {
+      result.outcome = Outcome::kStopping;
+      return result;
+    }
+    const int count = static_cast<int>(asks.size());
+    if (in_flight_ + count > config_.running_max + config_.waiting_max) {
+      result.outcome = Outcome::kQueueFull;
+      return result;
+    }
+    in_flight_ += count;
+    const int64_t now_ns = model_.clock.now_ns();
+    for (GenerationAsk& ask : asks) {
+      QUIPU_CHECK(ask.outbox != nullptr, "a request needs an outbox");
+      const RequestId id(next_id_++);
+      result.ids.push_back(id);
+      inbox_.push_back(Pending{.id = id, .received_ns = now_ns, .ask = std::move(ask)});
+    }
+  }
+  wake_.notify_one();
+  return result;
+}
+
+void EngineThread::cancel(RequestId id) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;  // everything is being cancelled
+    inbox_.push_back(Cancel{id});
+  }
+  wake_.notify_one();
+}
+
+bool EngineThread::inspect(std::function<void(const EngineSnapshot&)> look) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_ || inspections_ >= config_.inspections_max) return false;
+    ++inspections_;
+    inbox_.push_back(std::move(look));
+  }
+  wake_.notify_one();
+  return true;
+}
+
+void EngineThread::drain() {
+  const std::lock_guard lock(mutex_);
+  draining_ = true;
+}
+
+void EngineThread::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+int EngineThread::in_flight() const {
+  const std::lock_guard lock(mutex_);
+  return in_flight_;
+}
+
+// ---- engine thread
+
+void EngineThread::loop() {
+  std::vector<Message> messages;
+  while (take_messages(messages)) {
+    for (Message& message : messages)
+      std::visit([this](auto& content) { handle(std::move(content)); }, message);
+    messages.clear();
+    admit();
+    if (!running_.empty()) step();
+  }
+  for (Message& message : messages)
+    std::visit([this](auto& content) { handle(std::move(content)); }, message);
+  cancel_all();
+}
+
+// Sleeps while there is nothing to do. False when the thread is to stop; `messages` then has the
+// last ones, since nothing is accepted any more.
+bool EngineThread::take_messages(std::vector<Message>& messages) {
+  std::unique_lock lock(mutex_);
+  if (running_.empty() && waiting_.empty())
+    wake_.wait(lock, [this] { return !inbox_.empty() || stopping_; });
+  messages.swap(inbox_);
+  return !stopping_;
+}
+
+void EngineThread::handle(Pending&& pending) {
+  const std::pair key(pending.ask.priority, pending.id);
+  waiting_keys_.emplace(pending.id, key);
+  waiting_.emplace(key, std::move(pending));
+}
+
+void EngineThread::handle(const Cancel& cancel) {
+  if (const auto key = waiting_keys_.find(cancel.id); key != waiting_keys_.end()) {
+    const auto pending = waiting_.extract(key->second);
+    waiting_keys_.erase(key);
+    end_cancelled(pending.mapped());
+  } else if (running_.contains(cancel.id)) {
+    model_.engine->cancel(cancel.id);
+    model_.engine->scheduler().take_cancelled(cancelled_);
+    deliver(cancelled_);
+    cancelled_.clear();
+  }
+}
+
+void EngineThread::handle(const Inspection& look) {
+  EngineSnapshot snapshot{.engine = *model_.engine,
+                          .metrics = metrics_,
+                          .running = {},
+                          .waiting = static_cast<int>(waiting_.size())};
+  for (const auto& [id, running] : running_) {
+    snapshot.running.push_back({.id = id,
+                                .place = running->place,
+                                .output_tokens = running->output_tokens,
+                                .max_tokens = running->task.params().max_tokens});
+  }
+  std::sort(snapshot.running.begin(), snapshot.running.end(),
+            [](const auto& a, const auto& b) { return a.place < b.place; });
+  for (const auto& sequence : model_.engine->scheduler().running()) {
+    for (EngineSnapshot::Task& task : snapshot.running) {
+      if (task.id != sequence->request.id) continue;
+      task.prompt_tokens = sequence->num_prompt_tokens();
+      task.computed_tokens = sequence->num_computed_tokens();
+    }
+  }
+  look(snapshot);
+  const std::lock_guard lock(mutex_);
+  --inspections_;
+}
+
+// Hands waiting requests to the engine while it has places.
+void EngineThread::admit() {
+  while (!waiting_.empty() && static_cast<int>(running_.size()) < config_.running_max) {
+    auto node = waiting_.extract(waiting_.begin());
+    Pending pending = std::move(node.mapped());
+    waiting_keys_.erase(pending.id);
+    const RequestId id = pending.id;
+    std::vector<TokenId> prompt = std::move(pending.ask.prompt);
+    auto running = std::make_unique<Running>(model_, std::move(pending));
+    running->place = free_place();
+    running->started_ns = model_.clock.now_ns();
+    const Status status = model_.engine->submit(running->task.make_request(std::move(prompt)));
+    if (!status.ok()) {
+      end_refused(*running->outbox, status);
+      continue;
+    }
+    GenerationUpdate update;
+    update.started = true;
+    running->outbox->put(std::move(update));
+    running_.emplace(id, std::move(running));
+  }
+}
+
+int EngineThread::free_place() const {
+  std::vector<bool> taken(static_cast<size_t>(config_.running_max), false);
+  for (const auto& [id, running] : running_) taken[static_cast<size_t>(running->place)] = true;
+  return static_cast<int>(std::find(taken.begin(), taken.end(), false) - taken.begin());
+}
+
+void EngineThread::step() {
+  const int64_t begin_ns = model_.clock.now_ns();
+  const std::span<const StepEvent> events = model_.engine->step();
+  metrics_.step_time.observe(seconds_between(begin_ns, model_.clock.now_ns()));
+  metrics_.batch_sequences.observe(static_cast<double>(running_.size()));
+  deliver(events);
+  report_progress();
+  // Outputs that a stop string ended: their room is free before the next step.
+  std::vector<RequestId> done;
+  for (const auto& [id, running] : running_) {
+    if (running->task.wants_cancel()) done.push_back(id);
+  }
+  for (const RequestId id : done) handle(Cancel{id});
+}
+
+void EngineThread::deliver(std::span<const StepEvent> events) {
+  const int64_t now_ns = model_.clock.now_ns();
+  for (const StepEvent& event : events) {
+    const auto found = running_.find(event.id);
+    QUIPU_CHECK(found != running_.end(), "an event of request {}, which is not running",
+                event.id.value());
+    Running& running = *found->second;
+    GenerationUpdate update;
+    running.task.take(event, update);
+    if (event.token.has_value()) {
+      if (running.last_token_ns == 0) {
+        metrics_.time_to_first_token.observe(seconds_between(running.received_ns, now_ns));
+      } else {
+        metrics_.time_between_tokens.observe(seconds_between(running.last_token_ns, now_ns));
+      }
+      running.last_token_ns = now_ns;
+      ++running.output_tokens;
+    }
+    if (update.end.has_value()) {
+      note_end(running, update.end->stats, update.end->finish);
+      // Free before the caller hears of it, so that who waits for the end finds the place free.
+      const std::unique_ptr<Running> last = std::move(found->second);
+      running_.erase(found);
+      released(1);
+      last->outbox->put(std::move(update));
+    } else if (!update.empty()) {
+      running.outbox->put(std::move(update));
+    }
+  }
+}
+
+void EngineThread::report_progress() {
+  for (const auto& sequence : model_.engine->scheduler().running()) {
+    const auto found = running_.find(sequence->request.id);
+    if (found == running_.end()) continue;
+    Running& running = *found->second;
+    if (!running.task.params().report_progress || running.last_token_ns != 0) continue;
+    const RequestStats& stats = sequence->stats;
+    GenerationUpdate update;
+    update.progress =
+        PromptProgress{.total = stats.prompt_tokens,
+                       .cached = stats.cached_tokens,
+                       .processed = std::min(sequence->num_computed_tokens(), stats.prompt_tokens),
+                       .elapsed_ms = elapsed_ms(running.started_ns, model_.clock.now_ns())};
+    running.outbox->put(std::move(update));
+  }
+}
+
+void EngineThread::note_end(const Running& running, const RequestStats& stats,
+                            FinishReason finish) {
+  const int64_t now_ns = model_.clock.now_ns();
+  ++metrics_.finished[static_cast<size_t>(finish)];
+  metrics_.preemptions += static_cast<uint64_t>(stats.preemptions);
+  metrics_.request_time.observe(seconds_between(running.received_ns, now_ns));
+  metrics_.queue_time.observe(
+      seconds_between(running.received_ns, stats.started_ns.value_or(now_ns)));
+  metrics_.prompt_tokens.observe(static_cast<double>(stats.prompt_tokens));
+  metrics_.generation_tokens.observe(static_cast<double>(stats.completion_tokens));
+  metrics_.prompt_tokens_total += static_cast<uint64_t>(stats.prompt_tokens);
+  metrics_.prompt_tokens_cached_total += static_cast<uint64_t>(stats.cached_tokens);
+  metrics_.generation_tokens_total += static_cast<uint64_t>(stats.completion_tokens);
+}
+
+void EngineThread::end_refused(GenerationOutbox& outbox, Status status) {
+  ++metrics_.refused;
+  released(1);
+  GenerationUpdate update;
+  update.end = GenerationEnd{.status = std::move(status)};
+  outbox.put(std::move(update));
+}
+
+void EngineThread::end_cancelled(const Pending& pending) {
+  const int64_t now_ns = model_.clock.now_ns();
+  ++metrics_.finished[static_cast<size_t>(FinishReason::kCancelled)];
+  metrics_.queue_time.observe(seconds_between(pending.received_ns, now_ns));
+  metrics_.request_time.observe(seconds_between(pending.received_ns, now_ns));
+  released(1);
+  GenerationUpdate update;
+  update.end = GenerationEnd{.finish = FinishReason::kCancelled};
+  update.end->stats.submitted_ns = pending.received_ns;
+  update.end->stats.finished_ns = now_ns;
+  update.end->stats.prompt_tokens = static_cast<int64_t>(pending.ask.prompt.size());
+  pending.ask.outbox->put(std::move(update));
+}
+
+void EngineThread::released(int count) {
+  const std::lock_guard lock(mutex_);
+  in_flight_ -= count;
+}
+
+void EngineThread::cancel_all() {
+  while (!waiting_.empty()) {
+    const Pending pending = std::move(waiting_.extract(waiting_.begin()).mapped());
+    end_cancelled(pending);
+  }
+  waiting_keys_.clear();
+  std::vector<RequestId> ids;
+  for (const auto& [id, running] : running_) ids.push_back(id);
+  for (const RequestId id : ids) handle(Cancel{id});
+  QUIPU_CHECK(running_.empty(), "{} requests have no end", running_.size());
+}
+
+}  // namespace quipu

@@ -1,0 +1,95 @@
+#include "app/generation_task.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+
+namespace quipu {
+
+void GenerationUpdate::append(GenerationUpdate&& later) {
+  started = started || later.started;
+  if (later.progress.has_value()) progress = later.progress;
+  text += later.text;
+  token_ids.insert(token_ids.end(), later.token_ids.begin(), later.token_ids.end());
+  std::move(later.logprobs.begin(), later.logprobs.end(), std::back_inserter(logprobs));
+  if (later.end.has_value()) end = std::move(later.end);
+}
+
+GenerationTask::GenerationTask(const LoadedModel& model, RequestId id,
+                               const GenerationParams& params)
+    : id_(id), params_(params), config_(model.model->config()), stops_(params.stop) {
+  if (model.tokenizer == nullptr) return;
+  decoder_.emplace(*model.tokenizer, StreamDecoder::Start::kContinuation,
+                   DecodeOptions{.skip_special = params.skip_special});
+  if (!params.ignore_eos)
+    stop_tokens_.assign(model.tokenizer->eos_ids().begin(), model.tokenizer->eos_ids().end());
+}
+
+Request GenerationTask::make_request(std::vector<TokenId> prompt) {
+  Request request;
+  request.id = id_;
+  set_prompt(config_, std::move(prompt), request);
+  request.sampling = params_.sampling;
+  request.max_tokens = params_.max_tokens;
+  request.stop_tokens = stop_tokens_;
+  request.explain_cache = params_.explain_cache;
+  request.cache_salt = params_.cache_salt;
+  if (params_.hash_logits || params_.top_logprobs.has_value()) {
+    request.logits_wanted = LogitsWanted::kSampled;
+    request.on_logits = [this](int64_t, std::span<const float> logits) { observe(logits); };
+  }
+  return request;
+}
+
+void GenerationTask::observe(std::span<const float> logits) {
+  if (params_.hash_logits)
+    logits_hash_ = XXH3_64bits_withSeed(logits.data(), logits.size_bytes(), logits_hash_);
+  if (params_.top_logprobs.has_value()) logits_.assign(logits.begin(), logits.end());
+}
+
+TokenLogprobs GenerationTask::logprobs_of(TokenId chosen) const {
+  const float largest = *std::max_element(logits_.begin(), logits_.end());
+  double sum = 0;
+  for (const float logit : logits_) sum += std::exp(static_cast<double>(logit) - largest);
+  const double log_sum = static_cast<double>(largest) + std::log(sum);
+  const auto logprob = [&](TokenId id) {
+    return TokenLogprob{id, static_cast<float>(logits_[static_cast<size_t>(id)] - log_sum)};
+  };
+  TokenLogprobs result{logprob(chosen), {}};
+  const size_t count = std::min(static_cast<size_t>(*params_.top_logprobs), logits_.size());
+  if (count == 0) return result;
+  std::vector<TokenId> ids(logits_.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count), ids.end(),
+                    [&](TokenId a, TokenId b) {
+                      const float x = logits_[static_cast<size_t>(a)];
+                      const float y = logits_[static_cast<size_t>(b)];
+                      return x != y ? x > y : a < b;
+                    });
+  for (size_t i = 0; i < count; ++i) result.top.push_back(logprob(ids[i]));
+  return result;
+}
+
+void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
+  QUIPU_CHECK(!ended_, "request {} had its end already", id_.value());
+  if (event.token.has_value() && !stops_.stopped()) {
+    update.token_ids.push_back(*event.token);
+    if (params_.top_logprobs.has_value()) update.logprobs.push_back(logprobs_of(*event.token));
+    if (decoder_.has_value()) update.text += stops_.push(decoder_->push(*event.token));
+  }
+  if (event.finish == FinishReason::kNone) return;
+  ended_ = true;
+  if (decoder_.has_value() && !stops_.stopped()) {
+    update.text += stops_.push(decoder_->finish());
+    update.text += stops_.finish();
+  }
+  update.end = GenerationEnd{.status = Status::ok_status(),
+                             .finish = stops_.stopped() ? FinishReason::kStop : event.finish,
+                             .stop_string = stops_.stopped_by(),
+                             .stats = event.stats};
+}
+
+}  // namespace quipu

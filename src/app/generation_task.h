@@ -1,0 +1,116 @@
+// GenerationTask: one request between text and the engine. It makes the engine's Request, and turns
+// the engine's events into text that may be shown: whole characters, nothing of a stop string,
+// nothing after one. `run`, `chat` and the server all come through here.
+//
+// THREADS: engine thread only; updates are plain values that may go anywhere.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/assemble.h"
+#include "app/stop_strings.h"
+#include "engine/request.h"
+#include "text/stream_decoder.h"
+
+namespace quipu {
+
+struct GenerationParams {
+  SamplingParams sampling;
+  int64_t max_tokens = 0;  // 0: only compute the prompt
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  bool skip_special = true;  // leave special tokens out of the text
+  bool hash_logits = false;  // fill GenerationTask::logits_hash()
+  std::optional<int>
+      top_logprobs;              // log probabilities of each output token, and of the N likeliest
+  bool report_progress = false;  // updates while the prompt is computed (EngineThread)
+  bool explain_cache = false;    // fill all of RequestStats::reuse
+  std::string cache_salt;        // prefixes are shared within a salt only
+};
+
+struct TokenLogprob {
+  TokenId id = 0;
+  float logprob =
+      0;  // natural logarithm, of the model's distribution before any sampling parameter
+};
+
+struct TokenLogprobs {
+  TokenLogprob chosen;
+  std::vector<TokenLogprob> top;  // the likeliest first; ties: the lower id first
+};
+
+// How far the prompt is. UNITS: tokens; `processed` counts the cached ones too.
+struct PromptProgress {
+  int64_t total = 0, cached = 0, processed = 0;
+  double elapsed_ms = 0;
+};
+
+struct GenerationEnd {
+  Status status;  // not ok: the engine refused the request, and nothing was computed
+  FinishReason finish = FinishReason::kNone;
+  std::string stop_string;  // the one that ended the output, if one did
+  RequestStats stats;
+};
+
+// What is new about a request since the last update.
+struct GenerationUpdate {
+  bool started = false;  // the engine took it: it can no longer be refused
+  std::optional<PromptProgress> progress;
+  std::string text;
+  std::vector<TokenId> token_ids;
+  std::vector<TokenLogprobs> logprobs;  // SHAPE: as token_ids when asked for, else empty
+  std::optional<GenerationEnd> end;
+
+  bool empty() const {
+    return !started && !progress.has_value() && text.empty() && token_ids.empty() &&
+           !end.has_value();
+  }
+  // Joins what came after this one.
+  void append(GenerationUpdate&& later);
+};
+
+class GenerationTask {
+ public:
+  // OWNS: keeps references to the model's tokenizer and configuration. Without a tokenizer the text
+  // stays empty.
+  GenerationTask(const LoadedModel& model, RequestId id, const GenerationParams& params);
+  GenerationTask(const GenerationTask&) = delete;
+  GenerationTask& operator=(const GenerationTask&) = delete;
+
+  RequestId id() const { return id_; }
+  const GenerationParams& params() const { return params_; }
+
+  // The engine's form of the request: `prompt` goes where the model takes it (set_prompt). It
+  // refers to this task, which must outlive it.
+  Request make_request(std::vector<TokenId> prompt);
+
+  // Adds what an event of this request brings. REQUIRES: not ended.
+  void take(const StepEvent& event, GenerationUpdate& update);
+
+  // A stop string was met, but the engine goes on: the caller cancels the request.
+  bool wants_cancel() const { return stops_.stopped() && !ended_; }
+  bool ended() const { return ended_; }
+
+  // XXH3-64 over the logits every output token was chosen from, in order; the same for any number
+  // of threads, chunks and companions in the batch.
+  uint64_t logits_hash() const { return logits_hash_; }
+
+ private:
+  void observe(std::span<const float> logits);
+  TokenLogprobs logprobs_of(TokenId chosen) const;
+
+  RequestId id_;
+  GenerationParams params_;
+  const ModelConfig& config_;
+  std::vector<TokenId> stop_tokens_;
+  std::optional<StreamDecoder> decoder_;
+  StopStrings stops_;
+  bool ended_ = false;
+  uint64_t logits_hash_ = 0;
+  std::vector<float> logits_;  // a copy of the last row, when log probabilities are asked for
+};
+
+}  // namespace quipu

@@ -1,0 +1,146 @@
+#include "server/metrics_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace quipu {
+
+namespace {
+
+std::string escaped(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == '\\' || c == '"') result += '\\';
+    if (c == '\n') {
+      result += "\\n";
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
+class Writer {
+ public:
+  explicit Writer(const std::string& model) : label_("model_name=\"" + escaped(model) + "\"") {}
+
+  void begin(const char* name, const char* type, const char* help) {
+    text_ += fmt::format("# HELP quipu_{0} {1}\n# TYPE quipu_{0} {2}\n", name, help, type);
+  }
+  // `more`: further labels, such as `state="free"`.
+  template <typename Number>
+  void sample(const char* name, Number value, const std::string& more = "") {
+    text_ +=
+        fmt::format("quipu_{}{{{}{}{}}} {}\n", name, label_, more.empty() ? "" : ",", more, value);
+  }
+  template <typename Number>
+  void counter(const char* name, Number value, const char* help) {
+    begin(name, "counter", help);
+    sample(name, value);
+  }
+  template <typename Number>
+  void gauge(const char* name, Number value, const char* help) {
+    begin(name, "gauge", help);
+    sample(name, value);
+  }
+  void histogram(const char* name, const Histogram& histogram, const char* help) {
+    begin(name, "histogram", help);
+    const std::string bucket = std::string(name) + "_bucket";
+    uint64_t below = 0;
+    for (size_t i = 0; i < histogram.bounds().size(); ++i) {
+      below += histogram.counts()[i];
+      sample(bucket.c_str(), below, fmt::format("le=\"{}\"", histogram.bounds()[i]));
+    }
+    sample(bucket.c_str(), histogram.total(), "le=\"+Inf\"");
+    sample((std::string(name) + "_sum").c_str(), histogram.sum());
+    sample((std::string(name) + "_count").c_str(), histogram.total());
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string label_, text_;
+};
+
+void write_requests(const EngineSnapshot& snapshot, Writer& writer) {
+  const ServingMetrics& metrics = snapshot.metrics;
+  const Scheduler& scheduler = snapshot.engine.scheduler();
+  writer.gauge("num_requests_running", scheduler.num_running(), "Requests that are computed.");
+  writer.gauge("num_requests_waiting", scheduler.num_waiting() + snapshot.waiting,
+               "Requests that wait for a place or for memory.");
+  writer.begin("request_success_total", "counter", "Requests by how they ended.");
+  for (const auto& [reason, name] :
+       {std::pair(FinishReason::kStop, "stop"), std::pair(FinishReason::kLength, "length"),
+        std::pair(FinishReason::kContextFull, "context_full"),
+        std::pair(FinishReason::kCancelled, "abort")}) {
+    writer.sample("request_success_total", metrics.finished[static_cast<size_t>(reason)],
+                  fmt::format("finished_reason=\"{}\"", name));
+  }
+  writer.counter("request_refused_total", metrics.refused, "Requests that the engine refused.");
+  writer.counter("num_preemptions_total", metrics.preemptions,
+                 "Times a running request gave its memory up, of requests that ended.");
+  writer.counter("prompt_tokens_total", metrics.prompt_tokens_total, "Prompt tokens.");
+  writer.counter("prompt_tokens_cached_total", metrics.prompt_tokens_cached_total,
+                 "Prompt tokens found in the cache.");
+  writer.counter("generation_tokens_total", metrics.generation_tokens_total, "Output tokens.");
+}
+
+void write_cache(const KvCache& cache, Writer& writer) {
+  // Groups of layers with windows have blocks of their own; the fullest one limits what fits.
+  double usage = 0;
+  for (int group = 0; group < cache.num_groups(); ++group) {
+    const KvBlockStates states = cache.block_states(group);
+    usage = std::max(usage, static_cast<double>(states.open + states.closed) /
+                                std::max(1, cache.total_blocks(group)));
+  }
+  writer.gauge("kv_cache_usage_perc", usage,
+               "Share of the KV blocks that running requests hold; 1 is all.");
+  writer.begin("kv_blocks", "gauge", "KV blocks by stream group and state.");
+  for (int group = 0; group < cache.num_groups(); ++group) {
+    const KvBlockStates states = cache.block_states(group);
+    for (const auto& [state, count] :
+         {std::pair("free", states.free), std::pair("open", states.open),
+          std::pair("closed", states.closed), std::pair("cached", states.cached),
+          std::pair("in_flight", states.in_flight)})
+      writer.sample("kv_blocks", count, fmt::format("group=\"{}\",state=\"{}\"", group, state));
+  }
+  const KvCounters& counters = cache.counters();
+  writer.counter("prefix_cache_queries_total", counters.tokens_looked_up,
+                 "Tokens looked up in the prefix cache.");
+  writer.counter("prefix_cache_hits_total", counters.tokens_reused,
+                 "Tokens found in the prefix cache.");
+  writer.counter("kv_blocks_published_total", counters.blocks_published,
+                 "Full blocks that became findable.");
+  writer.counter("kv_blocks_folded_total", counters.blocks_folded,
+                 "Blocks computed twice and folded into one.");
+  writer.counter("kv_blocks_copied_total", counters.blocks_copied,
+                 "Blocks copied because only a part of them was shared.");
+  writer.counter("kv_blocks_evicted_total", counters.blocks_evicted, "Cached blocks given up.");
+  writer.counter("kv_window_blocks_left_total", counters.window_blocks_left,
+                 "Blocks that a sliding window left behind.");
+}
+
+}  // namespace
+
+std::string metrics_text(const EngineSnapshot& snapshot, const std::string& model_name) {
+  Writer writer(model_name);
+  const ServingMetrics& metrics = snapshot.metrics;
+  write_requests(snapshot, writer);
+  write_cache(snapshot.engine.scheduler().cache(), writer);
+  writer.histogram("time_to_first_token_seconds", metrics.time_to_first_token,
+                   "From arrival to the first output token.");
+  writer.histogram("inter_token_latency_seconds", metrics.time_between_tokens,
+                   "Between two output tokens of a request.");
+  writer.histogram("e2e_request_latency_seconds", metrics.request_time, "From arrival to the end.");
+  writer.histogram("request_queue_time_seconds", metrics.queue_time,
+                   "From arrival to the first step.");
+  writer.histogram("step_time_seconds", metrics.step_time, "One step of the engine.");
+  writer.histogram("step_sequences", metrics.batch_sequences, "Requests in the engine per step.");
+  writer.histogram("request_prompt_tokens", metrics.prompt_tokens, "Prompt tokens of a request.");
+  writer.histogram("request_generation_tokens", metrics.generation_tokens,
+                   "Output tokens of a request.");
+  return writer.take();
+}
+
+}  // namespace quipu
