@@ -155,6 +155,7 @@ class EngineThread {
   std::unordered_map<RequestId, std::pair<int, RequestId>> waiting_keys_;
   std::unordered_map<RequestId, std::unique_ptr<Running>> running_;
   std::vector<StepEvent> cancelled_;
+  bool waits_for_tier_ = false;  // the last step computed nothing
   ServingMetrics metrics_;
 
   std::thread thread_;  // last: everything else is there when it starts

@@ -10,6 +10,7 @@
 #include "app/generation.h"
 #include "app/synth_model.h"
 #include "base/random.h"
+#include "kv/host_tier.h"
 
 namespace quipu {
 namespace {
@@ -300,6 +301,64 @@ TEST_F(EngineThreadTest, LogProbabilitiesAreThoseOfTheModel) {
     EXPECT_GT(mass, 0);
     EXPECT_LE(mass, 1 + 1e-6);
   }
+}
+
+// A tier that ends no load before it is let go, and counts how often it is asked.
+class HangingTier : public HostTier {
+ public:
+  HangingTier() : HostTier(uint64_t{64} << 20) {}
+  void load(TransferId transfer, const TierKey& key, std::span<std::byte> into) override {
+    HostTier::load(transfer, key, into);
+    loading = true;
+  }
+  void poll(std::vector<TierCompletion>& ended) override {
+    if (loading) ++polls;
+    if (!hangs) HostTier::poll(ended);
+  }
+  std::atomic<bool> hangs = true, loading = false;
+  std::atomic<int64_t> polls = 0;
+};
+
+TEST_F(EngineThreadTest, SleepsWhileEveryRequestWaitsForTheTier) {
+  constexpr int kBlockTokens = 16;
+  HangingTier tier;
+  const KvCacheSpec spec =
+      kv_cache_spec_for(model_->model->config(), KvFormat::kBF16, kBlockTokens);
+  model_->engine =
+      Engine::create(
+          *model_->model, *model_->backend,
+          {.block_tokens = kBlockTokens, .kv_bytes = 8 * spec.sequence_bytes(1, 1), .tier = &tier},
+          model_->clock)
+          .value();
+  EngineThread thread(*model_, {});
+  const auto prompt = [](TokenId first) {
+    std::vector<TokenId> tokens;
+    for (TokenId i = 0; i < 100; ++i) tokens.push_back(first + i);
+    return tokens;
+  };
+  // Each takes 7 of the 8 blocks, so that the last one finds its beginning in the tier.
+  for (const TokenId first : {0, 100}) {
+    Owner owner;
+    submit_one(thread, ask_for(prompt(first), 1, owner));
+    owner.wait_for_end();
+  }
+  Owner owner;
+  submit_one(thread, ask_for(prompt(0), 1, owner));
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!tier.loading && std::chrono::steady_clock::now() < patience) std::this_thread::yield();
+  ASSERT_TRUE(tier.loading) << "nothing was brought back";
+  const auto begin = std::chrono::steady_clock::now();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const int64_t polls = tier.polls;
+  const auto elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(
+                              std::chrono::steady_clock::now() - begin)
+                              .count();
+  EXPECT_LE(polls, elapsed_ms + 2);  // at most one look in a millisecond, however long that was
+  EXPECT_FALSE(tier.polls == 0);
+  tier.hangs = false;
+  EXPECT_GT(owner.wait_for_end().end->stats.reuse.from_tier, 0);
+  thread.stop();
+  model_->engine.reset();  // before its tier
 }
 
 // Four threads submit, cancel and look in a random order; nothing is lost and nothing ends twice.

@@ -61,6 +61,9 @@ class Engine {
 
   // Computes one step. SHAPE: result: what happened, valid until the next step().
   std::span<const StepEvent> step();
+  // The last step computed nothing: there was no work, or all of it waits for a tier, which needs
+  // time rather than another step at once.
+  bool is_idle() const { return plan_.empty(); }
 
   EngineStatistics statistics() const;
 

@@ -138,8 +138,9 @@ void Scheduler::plan(StepPlan& plan) {
   schedule_running(plan, budget, /*decoding=*/false);
   admit_waiting(plan, budget);
   cache_.take_transfers(plan.stores, plan.loads);
-  QUIPU_CHECK(!plan.empty() || !has_work() || cache_.has_promotions(), "{} running and {} waiting sequences cannot move",
-              num_running(), num_waiting());
+  const bool has_sequences = !running_.empty() || !waiting_.empty();
+  QUIPU_CHECK(!plan.empty() || !has_sequences || cache_.has_promotions(),
+              "{} running and {} waiting sequences cannot move", num_running(), num_waiting());
 }
 
 // Gives budget to running sequences: those one token behind, or those further behind.

@@ -118,7 +118,10 @@ class Scheduler {
   // False when there is no such request (it may just have ended).
   bool cancel(RequestId id);
 
-  bool has_work() const { return !running_.empty() || !waiting_.empty(); }
+  // Whether another step has something to compute or to tell: the end of a cancelled request too.
+  bool has_work() const {
+    return !running_.empty() || !waiting_.empty() || !cancelled_.empty();
+  }
 
   // Fills `plan` with the next step. Empty only when there is no work, or when all of it waits for a
   // tier.
