@@ -17,15 +17,6 @@ namespace {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-// A request on its way. Shared: with the work queue, the engine thread and the reply.
-struct Visit {
-  HttpRequest request;
-  std::shared_ptr<HttpReply> reply;
-  std::string tenant;
-  SteadyTime begin;
-};
-using VisitPtr = std::shared_ptr<Visit>;
-
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -59,7 +50,7 @@ class ApiServer::Impl {
                 {"method", head.method},
                 {"path", head.path},
                 {"status", error->status},
-                {"refused", error->code.value_or("")}});
+                {"code", error->code.value_or("")}});
     HttpResponse response = error_at(head.path, *error);
     if (error->status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
     if (error->status == 405) response.headers.emplace_back("Allow", allowed_methods(head.path));
@@ -81,6 +72,15 @@ class ApiServer::Impl {
   void stop() { work_.stop(); }
 
  private:
+  // A request on its way. Shared: with the work queue, the engine thread and the reply.
+  struct Visit {
+    HttpRequest request;
+    std::shared_ptr<HttpReply> reply;
+    std::string tenant;
+    SteadyTime begin;
+  };
+  using VisitPtr = std::shared_ptr<Visit>;
+
   struct Route {
     std::string_view method, path;
     void (Impl::*answer)(const VisitPtr&);
@@ -203,9 +203,15 @@ class ApiServer::Impl {
     log_.write(line);
   }
 
-  void send(const Visit& visit, HttpResponse response) {
-    log(visit, {{"status", response.status}});
+  // `code`: of the error that the response tells, if it does.
+  void send(const Visit& visit, HttpResponse response, const std::string& code = {}) {
+    Json fields = {{"status", response.status}};
+    if (!code.empty()) fields["code"] = code;
+    log(visit, std::move(fields));
     visit.reply->send(std::move(response));
+  }
+  void send_error(const Visit& visit, const ApiError& error) {
+    send(visit, error_at(visit.request.path, error), error.code.value_or(""));
   }
 
   // Runs `make` (Json body -> ApiResult<Json>) on the work queue and sends what it gives.
@@ -222,7 +228,10 @@ class ApiServer::Impl {
       auto response =
           std::make_shared<HttpResponse>(error != nullptr ? error_at(visit->request.path, *error)
                                                           : json_response(std::get<Json>(answer)));
-      visit->reply->post([this, visit, response] { send(*visit, std::move(*response)); });
+      visit->reply->post(
+          [this, visit, response, code = error != nullptr ? error->code.value_or("") : ""] {
+            send(*visit, std::move(*response), code);
+          });
     });
   }
 
@@ -257,7 +266,7 @@ class ApiServer::Impl {
       auto result = std::make_shared<ApiResult<GenerationSpec>>(std::move(read_spec));
       visit->reply->post([this, visit, result, make_format, id_prefix] {
         if (const auto* error = std::get_if<ApiError>(result.get()))
-          return send(*visit, error_at(visit->request.path, *error));
+          return send_error(*visit, *error);
         const std::shared_ptr<const GenerationSpec> spec(result,
                                                          std::get_if<GenerationSpec>(result.get()));
         ReplyContext context{.model = model_,
@@ -317,7 +326,7 @@ class ApiServer::Impl {
                    .type = "server_error",
                    .code = "overloaded",
                    .retry_after_s = 1};
-    send(*visit, error_response(error));
+    send_error(*visit, error);
   }
 
   void health(const VisitPtr& visit) {
@@ -327,10 +336,11 @@ class ApiServer::Impl {
   void version(const VisitPtr& visit) { send(*visit, json_response({{"version", QUIPU_VERSION}})); }
   void models(const VisitPtr& visit) { send(*visit, json_response(models_to_json(model_))); }
   void one_model(const VisitPtr& visit) {
-    const std::string name = visit->request.path.substr(std::string_view("/v1/models/").size());
+    const std::string_view path = visit->request.path;
+    const std::string name = percent_decoded(path.substr(std::string_view("/v1/models/").size()));
     const std::optional<ApiError> error = model_.check_name(name);
-    send(*visit,
-         error.has_value() ? error_response(*error) : json_response(model_to_json(model_, name)));
+    if (error.has_value()) return send_error(*visit, *error);
+    send(*visit, json_response(model_to_json(model_, name)));
   }
   void props(const VisitPtr& visit) { send(*visit, json_response(props_to_json(model_))); }
   void slots(const VisitPtr& visit) {
@@ -365,10 +375,8 @@ class ApiServer::Impl {
     });
   }
   void not_yet(const VisitPtr& visit) {
-    send(
-        *visit,
-        error_response(not_supported(
-            "", fmt::format("{} is not supported by this version of quipu", visit->request.path))));
+    send_error(*visit, not_supported("", fmt::format("{} is not supported by this version of quipu",
+                                                     visit->request.path)));
   }
 
   const ServedModel& model_;

@@ -1,5 +1,7 @@
 #include "server/http.h"
 
+#include <charconv>
+
 namespace quipu {
 
 std::string_view HttpHead::header(std::string_view name) const {
@@ -7,6 +9,22 @@ std::string_view HttpHead::header(std::string_view name) const {
     if (key == name) return value;
   }
   return {};
+}
+
+std::string percent_decoded(std::string_view text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned char byte = 0;
+    const bool is_code = text[i] == '%' && i + 2 < text.size();
+    const char* begin = text.data() + i + 1;
+    if (is_code && std::from_chars(begin, begin + 2, byte, 16).ptr == begin + 2) {
+      result += static_cast<char>(byte);
+      i += 2;
+    } else {
+      result += text[i];
+    }
+  }
+  return result;
 }
 
 std::string_view http_reason(int status) {

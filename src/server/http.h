@@ -78,6 +78,9 @@ class HttpHandler {
   virtual HttpResponse protocol_error(int status, std::string_view what) = 0;
 };
 
+// "%2F" and the like as the bytes they stand for; text that is no such code stays as it is.
+std::string percent_decoded(std::string_view text);
+
 // The standard's words, such as "Not Found".
 std::string_view http_reason(int status);
 

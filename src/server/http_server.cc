@@ -2,6 +2,9 @@
 
 #include <sys/resource.h>
 
+#include <array>
+#include <ctime>
+
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
@@ -32,6 +35,8 @@ constexpr size_t kReadPiece = 4096;
 constexpr milliseconds kLingerTime{2000};
 constexpr milliseconds kAcceptPause{100};
 constexpr uint64_t kBytesPerExtraSecond = 64 * 1024;
+
+std::string http_date(std::time_t time);
 
 class Connection;
 
@@ -110,6 +115,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void start() {
     error_code ignored;
     socket_.set_option(tcp::no_delay(true), ignored);
+    socket_.set_option(tcp::socket::send_buffer_size(server_.config.send_buffer_bytes), ignored);
     if (static_cast<int>(server_.connections.size()) > server_.config.connections_max) {
       refuse(503, "too many connections");
       return;
@@ -316,6 +322,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     unsent_ += fmt::format("HTTP/1.1 {} {}\r\nContent-Type: {}\r\n", status, http_reason(status),
                            content_type);
     for (const auto& [name, value] : headers) unsent_ += name + ": " + value + "\r\n";
+    unsent_ += "Date: " + http_date(std::time(nullptr)) + "\r\n";
     unsent_ += "X-Request-Id: " + id_ + "\r\n";
     unsent_ += "X-Content-Type-Options: nosniff\r\n";
     if (server_.draining) keep_alive_ = false;
@@ -467,14 +474,7 @@ Result<asio::ip::address> address_of(const std::string& host) {
   return address;
 }
 
-}  // namespace
-
-bool is_loopback_host(const std::string& host) {
-  const Result<asio::ip::address> address = address_of(host);
-  return address.ok() && address->is_loopback();
-}
-
-Status HttpServerState::listen() {
+Status open_listener(const HttpServerConfig& config, tcp::acceptor& acceptor) {
   QUIPU_ASSIGN_OR_RETURN(const asio::ip::address address, address_of(config.host));
   const tcp::endpoint endpoint(address, config.port);
   error_code error;
@@ -487,6 +487,32 @@ Status HttpServerState::listen() {
                     error.message(),
                     error == asio::error::address_in_use ? "; choose another --port" : "");
 }
+
+// The Date header's value. SOURCE: RFC 9110, section 5.6.7.
+std::string http_date(std::time_t time) {
+  std::tm parts{};
+  gmtime_r(&time, &parts);
+  std::array<char, 40> text{};
+  const size_t size = std::strftime(text.data(), text.size(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
+  return {text.data(), size};
+}
+
+}  // namespace
+
+Status check_can_listen(const HttpServerConfig& config) {
+  asio::io_context io;
+  tcp::acceptor acceptor(io);
+  return open_listener(config, acceptor);
+}
+
+Status check_host(const std::string& host) { return address_of(host).status(); }
+
+bool is_loopback_host(const std::string& host) {
+  const Result<asio::ip::address> address = address_of(host);
+  return address.ok() && address->is_loopback();
+}
+
+Status HttpServerState::listen() { return open_listener(config, acceptor); }
 
 void HttpServerState::accept() {
   acceptor.async_accept([this](error_code error, tcp::socket socket) {

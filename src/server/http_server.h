@@ -24,6 +24,9 @@ struct HttpServerConfig {
   uint32_t header_bytes_max = 32 * 1024;
   uint64_t body_bytes_max = 16 * 1024 * 1024;
   size_t unsent_bytes_max = 64 * 1024;  // of a stream, beyond which it is not writable
+  // What the system may hold of a connection's unsent bytes; left to itself it takes megabytes for
+  // a client that does not read. The system doubles it for its own bookkeeping.
+  int send_buffer_bytes = 256 * 1024;
   std::chrono::milliseconds header_timeout{10'000};
   std::chrono::milliseconds body_timeout{60'000};
   std::chrono::milliseconds idle_timeout{75'000};   // between two requests
@@ -67,6 +70,12 @@ class HttpServer {
 
   std::unique_ptr<HttpServerState> state_;
 };
+
+// Whether a server could listen now. ERRORS: as HttpServer::create().
+Status check_can_listen(const HttpServerConfig& config);
+
+// ERRORS: kInvalidArgument when `host` is neither an address nor "localhost".
+Status check_host(const std::string& host);
 
 // Whether `host` names this machine alone: 127.0.0.0/8, ::1, localhost.
 bool is_loopback_host(const std::string& host);

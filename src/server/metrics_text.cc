@@ -86,6 +86,42 @@ void write_requests(const EngineSnapshot& snapshot, Writer& writer) {
   writer.counter("generation_tokens_total", metrics.generation_tokens_total, "Output tokens.");
 }
 
+// Where what was found came from, and why the rest was not.
+void write_reuse(const KvCounters& counters, Writer& writer) {
+  writer.begin("prefix_cache_reused_tokens_total", "counter",
+               "Tokens found, by how: in shared blocks, in a last block taken over, by a copy.");
+  for (const auto& [source, tokens] :
+       {std::pair("shared", counters.tokens_shared), std::pair("tail", counters.tokens_tail),
+        std::pair("copied", counters.tokens_copied)}) {
+    writer.sample("prefix_cache_reused_tokens_total", tokens, fmt::format("source=\"{}\"", source));
+  }
+  writer.begin("prefix_cache_misses_total", "counter",
+               "Look-ups that did not find all they could use, by reason.");
+  for (int reason = 1; reason < kMissReasons; ++reason) {
+    writer.sample("prefix_cache_misses_total", counters.misses[static_cast<size_t>(reason)],
+                  fmt::format("reason=\"{}\"", miss_reason_name(static_cast<MissReason>(reason))));
+  }
+}
+
+// The tier below the pools. Without one all of it is zero.
+void write_tier(const Engine& engine, Writer& writer) {
+  const EngineStatistics statistics = engine.statistics();
+  const TierStats tier = statistics.tier.value_or(TierStats{});
+  writer.gauge("kv_tier_blocks", tier.blocks, "Blocks in the host tier.");
+  writer.gauge("kv_tier_bytes", tier.bytes, "Bytes that they take there.");
+  writer.gauge("kv_tier_capacity_bytes", statistics.tier_capacity_bytes, "Bytes it may take.");
+  writer.counter("kv_tier_blocks_stored_total", statistics.cache.blocks_stored,
+                 "Evicted blocks that went to the tier.");
+  writer.counter("kv_tier_blocks_restored_total", statistics.cache.blocks_restored,
+                 "Blocks that came back.");
+  writer.counter("kv_tier_blocks_lost_total", statistics.cache.blocks_lost,
+                 "Blocks that were asked for and did not come back.");
+  writer.counter("kv_tier_tokens_total", statistics.scheduler.tokens_from_tier,
+                 "Prompt tokens found because the tier brought them back.");
+  writer.counter("kv_waited_tokens_total", statistics.scheduler.tokens_waited_for,
+                 "Prompt tokens that another request computed meanwhile.");
+}
+
 void write_cache(const KvCache& cache, Writer& writer) {
   // Groups of layers with windows have blocks of their own; the fullest one limits what fits.
   double usage = 0;
@@ -106,6 +142,7 @@ void write_cache(const KvCache& cache, Writer& writer) {
       writer.sample("kv_blocks", count, fmt::format("group=\"{}\",state=\"{}\"", group, state));
   }
   const KvCounters& counters = cache.counters();
+  write_reuse(counters, writer);
   writer.counter("prefix_cache_queries_total", counters.tokens_looked_up,
                  "Tokens looked up in the prefix cache.");
   writer.counter("prefix_cache_hits_total", counters.tokens_reused,
@@ -128,6 +165,7 @@ std::string metrics_text(const EngineSnapshot& snapshot, const std::string& mode
   const ServingMetrics& metrics = snapshot.metrics;
   write_requests(snapshot, writer);
   write_cache(snapshot.engine.scheduler().cache(), writer);
+  write_tier(snapshot.engine, writer);
   writer.histogram("time_to_first_token_seconds", metrics.time_to_first_token,
                    "From arrival to the first output token.");
   writer.histogram("inter_token_latency_seconds", metrics.time_between_tokens,

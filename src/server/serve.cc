@@ -54,12 +54,15 @@ class Shutdown {
 }  // namespace
 
 Status check_serve_options(const ServeOptions& options) {
-  if (is_loopback_host(options.http.host) || !options.api_keys.empty() || options.allow_open)
-    return Status::ok_status();
-  return make_error(ErrorCode::kInvalidArgument,
-                    "other machines can reach {}: give an --api-key or an --api-key-file, or say "
-                    "--allow-open if everybody may use this server",
-                    options.http.host);
+  QUIPU_RETURN_IF_ERROR(check_host(options.http.host));
+  if (!is_loopback_host(options.http.host) && options.api_keys.empty() && !options.allow_open) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "other machines can reach {}: give an --api-key or an --api-key-file, or say "
+                      "--allow-open if everybody may use this server",
+                      options.http.host);
+  }
+  QUIPU_RETURN_IF_ERROR(AccessLog::open(options.access_log).status());
+  return check_can_listen(options.http);
 }
 
 Status serve(LoadedModel& model, const ServeOptions& options,

@@ -23,8 +23,9 @@ struct ServeOptions {
   std::string access_log;                           // a file, "-" for stderr, or nothing
 };
 
-// What can be known to be wrong before a model is loaded. ERRORS: kInvalidArgument for an address
-// that others can reach, without a key and without allow_open.
+// What can be known to be wrong before a model is loaded, which takes its time.
+// ERRORS: kInvalidArgument for a host that is no address, and for one that others can reach,
+// without a key and without allow_open; kIo when the port is taken or the log cannot be written.
 Status check_serve_options(const ServeOptions& options);
 
 // Serves on the calling thread until SIGINT or SIGTERM, then drains: no new connections, answers

@@ -118,6 +118,13 @@ TEST(Hosts, NamesAndLoopback) {
   EXPECT_FALSE(is_loopback_host("localhost.evil.example"));
 }
 
+TEST(Paths, PercentCodesAreDecodedAndOtherTextStays) {
+  EXPECT_EQ(percent_decoded("org%2Fmodel%3A7b"), "org/model:7b");
+  EXPECT_EQ(percent_decoded("%e4%BD%a0"), "\xe4\xbd\xa0");
+  for (const char* plain : {"", "%", "%2", "%zz", "a%", "100%-", "%+1"})
+    EXPECT_EQ(percent_decoded(plain), plain);
+}
+
 TEST(RequestIds, KeepPlainNamesAndMakeTheRest) {
   RequestIds ids;
   EXPECT_EQ(ids.next("trace-1.a_B"), "trace-1.a_B");

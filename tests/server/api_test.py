@@ -1,7 +1,9 @@
 """Every endpoint, its errors, and the shape of replies against OpenAI's own description."""
 
+import email.utils
 import http.client
 import json
+import time
 import unittest
 
 from quipu_server import MODEL, SHARED, ServerTest
@@ -110,6 +112,12 @@ class Endpoints(ServerTest):
         self.refused(403, "GET", "/v1/models", headers={"Host": "evil.example"}, code="host_not_allowed")
         self.server.get("/v1/models", headers={"Host": "localhost:1"})
 
+    def test_a_reply_says_when_it_was_made(self):
+        response = self.server.send("GET", "/health")
+        response.read()
+        made = email.utils.parsedate_to_datetime(response.getheader("Date"))
+        self.assertLess(abs(made.timestamp() - time.time()), 60)
+
     def test_request_ids(self):
         response = self.server.send("GET", "/v1/models", headers={"X-Request-Id": "trace-7"})
         response.read()
@@ -120,6 +128,9 @@ class Endpoints(ServerTest):
         self.server.post("/v1/completions", PROMPT, headers={"X-Request-Id": "trace-8"})
         entry = next(line for line in self.server.log() if line["id"] == "trace-8")
         self.assertEqual((entry["status"], entry["finish"], entry["completion_tokens"]), (200, "length", 12))
+        self.server.post("/v1/completions", {"prompt": 3}, headers={"X-Request-Id": "trace-9"}, status=400)
+        entry = next(line for line in self.server.log() if line["id"] == "trace-9")
+        self.assertEqual((entry["status"], entry["code"]), (400, "missing_required_parameter"))
 
     def test_bodies_that_are_wrong(self):
         path = "/v1/chat/completions"

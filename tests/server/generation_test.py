@@ -125,7 +125,8 @@ class Generation(ServerTest):
         self.assertEqual(off["timings"]["cache_n"], 0)
 
     def test_choices_of_one_prompt_share_it(self):
-        body = {"prompt": "A tortoise walked to the market with a drum and a basket. " * 6, "max_tokens": 4, "n": 4}
+        body = {"prompt": "A tortoise walked to the market with a drum and a basket. " * 6, "max_tokens": 4, "n": 4,
+                "cache_salt": "choices"}
         before = self.server.get("/v1/kv")["counters"]["tokens_reused"]
         usage = self.server.post(TEXT_PATH, body)["usage"]
         reused = self.server.get("/v1/kv")["counters"]["tokens_reused"] - before

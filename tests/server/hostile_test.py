@@ -8,7 +8,7 @@ import socket
 import time
 import unittest
 
-from quipu_server import ServerTest
+from quipu_server import TIME_OUT_S, Server, ServerTest
 
 PATH = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": True, "seed": 1}
@@ -122,6 +122,7 @@ class Hostile(ServerTest):
         begin = time.monotonic()
         self.server.wait_until(self.server.is_idle, "the request of a client that left has ended")
         self.assertLess(time.monotonic() - begin, 10)
+        connection.close()
         after = self.server.metric('quipu_request_success_total{model_name="quipu-stories-q8_0",finished_reason="abort"}')
         return after - before
 
@@ -227,6 +228,51 @@ class FewConnections(ServerTest):
                 connection.close()
         self.server.wait_until(lambda: status_of(self.server.raw(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"))
                                == 200, "there is room again")
+
+
+class FewFiles(unittest.TestCase):
+    def test_a_server_out_of_files_goes_on_when_some_are_free(self):
+        server = Server("--max-connections", "1000", files_max=60)
+        self.addCleanup(server.stop)
+        get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        first = server.connect()
+        held = [server.connect() for _ in range(80)]  # the last ones wait to be accepted
+        first.sendall(get)  # who has a connection is served meanwhile
+        self.assertEqual(status_of(first.recv(4096)), 200)
+        held[-1].sendall(get)
+        held[-1].settimeout(0.3)
+        self.assertRaises(TimeoutError, held[-1].recv, 1)  # it waits: the test does reach the limit
+        for connection in [first, *held[:-1]]:
+            connection.close()
+        held[-1].settimeout(TIME_OUT_S)
+        self.assertEqual(status_of(held[-1].recv(4096)), 200)
+        held[-1].close()
+
+
+class LittleMemory(ServerTest):
+    """Memory for less than two of the requests: they wait and give way, and every one gets its own text."""
+
+    flags = ("--kv-memory", "1536KiB", "--parallel", "6", "--kv-host-memory", "4MiB")
+
+    def test_requests_that_do_not_fit_together(self):
+        bodies = [{"prompt": f"Story {i}. Once upon a time", "max_tokens": 500, "ignore_eos": True, "seed": i}
+                  for i in range(6)]
+
+        def text(body):
+            reply = self.server.post(PATH, body)
+            self.assertEqual(reply["usage"]["completion_tokens"], 500)
+            return reply["choices"][0]["text"]
+
+        alone = [text(body) for body in bodies]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            self.assertEqual(list(pool.map(text, bodies)), alone)
+        self.assertGreater(self.server.metric("quipu_num_preemptions_total"), 0)
+        self.assertEqual(self.server.metric("quipu_kv_tier_capacity_bytes"), 4 << 20)
+        limit = self.server.ready["token_limit"]
+        error = self.refused(400, "POST", PATH, {"prompt": [5] * (limit + 1)}, code="context_length_exceeded")
+        self.assertIn(str(limit), error["message"])
+        for group in self.server.get("/v1/kv")["groups"]:
+            self.assertEqual((group["blocks"]["open"], group["blocks"]["closed"]), (0, 0))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -27,11 +28,8 @@ class Lifecycle(unittest.TestCase):
 
     @staticmethod
     def is_closed(server):
-        try:
-            server.connect().close()
-            return False
-        except OSError:
-            return True
+        with socket.socket() as attempt:
+            return attempt.connect_ex((server.host, server.port)) != 0
 
     def test_other_addresses_need_a_key(self):
         self.assertIn("--api-key", self.fails("--host", "0.0.0.0", "--port", "0"))
@@ -46,6 +44,9 @@ class Lifecycle(unittest.TestCase):
         server = Server()
         self.assertIn("another --port", self.fails("--port", str(server.port)))
         server.stop()
+
+    def test_a_log_that_cannot_be_written(self):
+        self.assertIn("no-such-folder/log: cannot be written", self.fails("--port", "0", "--log-jsonl", "no-such-folder/log"))
 
     def test_keys_from_a_file_and_names_from_the_environment(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -66,8 +67,10 @@ class Lifecycle(unittest.TestCase):
             server.stop()
 
     def test_llama_servers_short_flags(self):
-        server = Server("-np", "2", "-c", "256", "-a", "tiny")
-        self.assertEqual((server.ready["parallel"], server.ready["token_limit"], server.ready["model"]), (2, 256, "tiny"))
+        server = Server("-np", "2", "-c", "256", "-a", "org/tiny")
+        self.assertEqual((server.ready["parallel"], server.ready["token_limit"], server.ready["model"]), (2, 256, "org/tiny"))
+        self.assertEqual(server.get("/v1/models/org%2Ftiny")["id"], "org/tiny")
+        self.assertEqual(server.get("/v1/models/org/tiny")["id"], "org/tiny")
         server.stop()
 
     def test_a_signal_lets_running_answers_finish(self):

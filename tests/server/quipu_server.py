@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -26,14 +27,20 @@ JSON_TYPE = {"Content-Type": "application/json"}
 class Server:
     """`quipu serve` on a free loopback port with the built-in model."""
 
-    def __init__(self, *flags, env=None):
+    def __init__(self, *flags, env=None, files_max=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="quipu-server-"))
         self.log_path = self.folder / "log.jsonl"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("QUIPU_")}
-        command = [PROGRAM, "serve", "-m", str(MODEL), "--port", "0", "--json", "--threads", "2", "--kv-memory", "64MiB",
+        if "--kv-memory" not in flags:
+            flags = ("--kv-memory", "64MiB", *flags)
+        command = [PROGRAM, "serve", "-m", str(MODEL), "--port", "0", "--json", "--threads", "2",
                    "--log-jsonl", str(self.log_path), *map(str, flags)]
+
+        def limit_files():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
+
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env={**clean, **(env or {})})
+                                        env={**clean, **(env or {})}, preexec_fn=limit_files if files_max else None)
         line = self.process.stdout.readline()
         if not line:
             raise AssertionError(self.process.stderr.read().decode())
@@ -50,13 +57,14 @@ class Server:
         return connection
 
     def send(self, method, path, body=None, headers=None, connection=None):
-        """One request; the http.client response, its body not read yet."""
+        """One request; the http.client response, its body not read yet. On a connection of its own unless given one."""
+        headers = {**({"Connection": "close"} if connection is None else {}), **(headers or {})}
         connection = connection or http.client.HTTPConnection(self.host, self.port, timeout=TIME_OUT_S)
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
         if isinstance(body, str):
             body = body.encode()
-        connection.request(method, path, body, {**(JSON_TYPE if body is not None else {}), **(headers or {})})
+        connection.request(method, path, body, {**(JSON_TYPE if body is not None else {}), **headers})
         return connection.getresponse()
 
     def raw(self, data, patience_s=None):
