@@ -1,0 +1,89 @@
+// OpenAI's and Anthropic's libraries for JavaScript and Vercel's AI SDK against a running server.
+// node_clients_test.py starts it and names it in QUIPU_URL.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import Anthropic from "@anthropic-ai/sdk";
+import { generateText, streamText } from "ai";
+import OpenAI from "openai";
+
+const url = process.env.QUIPU_URL;
+const apiKey = process.env.QUIPU_KEY;
+const model = "quipu-stories-q8_0";
+const messages = [{ role: "user", content: "Tell me about the goat." }];
+
+const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
+const anthropic = new Anthropic({ baseURL: url, apiKey, maxRetries: 0 });
+const vercel = createOpenAICompatible({ name: "quipu", baseURL: `${url}/v1`, apiKey, includeUsage: true });
+
+test("openai: a chat, whole and streamed", async () => {
+  const asked = { model, messages, seed: 5, max_completion_tokens: 24, ignore_eos: true };
+  const whole = await openai.chat.completions.create(asked);
+  const text = whole.choices[0].message.content;
+  assert.ok(text.length > 20);
+  let streamed = "";
+  let usage;
+  const stream = await openai.chat.completions.create(
+    { ...asked, stream: true, stream_options: { include_usage: true } });
+  for await (const chunk of stream) {
+    streamed += chunk.choices[0]?.delta.content ?? "";
+    usage = chunk.usage ?? usage;
+  }
+  assert.equal(streamed, text);
+  assert.equal(usage.prompt_tokens_details.cached_tokens, whole.usage.prompt_tokens - 1);
+  const runner = openai.chat.completions.stream(asked);
+  assert.equal((await runner.finalChatCompletion()).choices[0].message.content, text);
+});
+
+test("openai: responses", async () => {
+  const asked = { model, input: messages[0].content, max_output_tokens: 24, seed: 5, ignore_eos: true };
+  const whole = await openai.responses.create(asked);
+  assert.ok(whole.output_text.length > 20);
+  const final = await openai.responses.stream(asked).finalResponse();
+  assert.equal(final.output_text, whole.output_text);
+});
+
+test("openai: errors have the library's classes", async () => {
+  await assert.rejects(openai.chat.completions.create({ model, messages, temperature: -1 }), (error) =>
+    error instanceof OpenAI.BadRequestError && error.param === "temperature" && error.code === "invalid_value");
+  await assert.rejects(openai.chat.completions.create({ model: "gpt-x", messages }), OpenAI.NotFoundError);
+  await assert.rejects(new OpenAI({ baseURL: `${url}/v1`, apiKey: "wrong", maxRetries: 0 }).models.list(),
+    OpenAI.AuthenticationError);
+});
+
+test("openai: an aborted stream ends", async () => {
+  const controller = new AbortController();
+  const stream = await openai.chat.completions.create(
+    { model, messages, stream: true, max_tokens: 1500, ignore_eos: true }, { signal: controller.signal });
+  let chunks = 0;
+  for await (const chunk of stream) {
+    assert.equal(chunk.object, "chat.completion.chunk");
+    if (++chunks === 3) controller.abort();
+  }
+  assert.ok(chunks >= 3);
+});
+
+test("anthropic: messages, whole and streamed", async () => {
+  const asked = { model, messages, max_tokens: 24, system: "Be kind.", seed: 5, ignore_eos: true };
+  const whole = await anthropic.messages.create(asked);
+  const final = await anthropic.messages.stream(asked).finalMessage();
+  assert.ok(whole.content[0].text.length > 20);
+  assert.equal(final.content[0].text, whole.content[0].text);
+  assert.equal(final.stop_reason, "max_tokens");
+  assert.ok(final.usage.cache_read_input_tokens > 0);
+  const { input_tokens } = await anthropic.messages.countTokens({ model, messages, system: "Be kind." });
+  assert.equal(input_tokens, final.usage.input_tokens + final.usage.cache_read_input_tokens);
+});
+
+test("ai: generateText and streamText", async () => {
+  const asked = { model: vercel(model), messages, seed: 5, maxOutputTokens: 24, maxRetries: 0 };
+  const whole = await generateText(asked);
+  assert.ok(whole.text.length > 5);
+  assert.ok(["length", "stop"].includes(whole.finishReason));
+  const stream = streamText(asked);
+  let text = "";
+  for await (const piece of stream.textStream) text += piece;
+  assert.equal(text, whole.text);
+  assert.equal((await stream.usage).outputTokens, whole.usage.outputTokens);
+});

@@ -1,0 +1,169 @@
+"""OpenAI's and Anthropic's libraries for Python against a running server. `run` installs them."""
+
+import pathlib
+import sys
+import unittest
+
+import anthropic
+import openai
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "server"))
+from quipu_server import Server, ServerTest  # noqa: E402
+
+MODEL = "quipu-stories-q8_0"
+MESSAGES = [{"role": "user", "content": "Tell me about the goat."}]
+KEY = "a-key"
+
+
+class OpenAi(ServerTest):
+    flags = ("--api-key", KEY)
+
+    def setUp(self):
+        self.client = openai.OpenAI(base_url=f"http://{self.server.host}:{self.server.port}/v1", api_key=KEY,
+                                    max_retries=0, timeout=60)
+        self.addCleanup(self.client.close)
+
+    def test_chat_whole_and_streamed(self):
+        asked = {"model": MODEL, "messages": MESSAGES, "seed": 5, "max_completion_tokens": 24,
+                 "extra_body": {"ignore_eos": True}}
+        whole = self.client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+        choice = whole.choices[0]
+        self.assertGreater(len(choice.message.content), 20)
+        self.assertEqual((choice.message.role, choice.finish_reason), ("assistant", "length"))
+        self.assertEqual((whole.usage.completion_tokens, len(choice.logprobs.content)), (24, 24))
+        self.assertEqual(len(choice.logprobs.content[0].top_logprobs), 2)
+
+        text, usage, finish = "", None, None
+        stream = self.client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+        for chunk in stream:
+            if chunk.choices:
+                text += chunk.choices[0].delta.content or ""
+                finish = chunk.choices[0].finish_reason or finish
+            usage = chunk.usage or usage
+        self.assertEqual((text, finish), (choice.message.content, "length"))
+        self.assertEqual(usage.prompt_tokens, whole.usage.prompt_tokens)
+        self.assertEqual(usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens - 1)
+
+    def test_the_library_joins_a_stream_itself(self):
+        asked = {"model": MODEL, "messages": MESSAGES, "seed": 5, "max_tokens": 500}
+        whole = self.client.chat.completions.create(**asked).choices[0]
+        self.assertEqual(whole.finish_reason, "stop")
+        with self.client.chat.completions.stream(**asked) as stream:
+            for _ in stream:
+                pass
+            self.assertEqual(stream.get_final_completion().choices[0].message.content, whole.message.content)
+
+    def test_several_choices(self):
+        reply = self.client.chat.completions.create(model=MODEL, messages=MESSAGES, seed=5, max_tokens=12, n=3)
+        self.assertEqual(len({choice.message.content for choice in reply.choices}), 3)
+
+    def test_text_completions(self):
+        asked = {"model": MODEL, "prompt": "Once upon a time", "seed": 3, "max_tokens": 12}
+        whole = self.client.completions.create(**asked, logprobs=1)
+        self.assertEqual(len(whole.choices[0].logprobs.tokens), 12)
+        streamed = self.client.completions.create(**asked, stream=True)
+        self.assertEqual("".join(chunk.choices[0].text for chunk in streamed), whole.choices[0].text)
+
+    def test_responses(self):
+        asked = {"model": MODEL, "input": MESSAGES[0]["content"], "max_output_tokens": 24,
+                 "extra_body": {"seed": 5, "ignore_eos": True}}
+        whole = self.client.responses.create(**asked)
+        self.assertEqual((whole.status, whole.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+        self.assertGreater(len(whole.output_text), 20)
+        deltas, last = "", None
+        for event in self.client.responses.create(**asked, stream=True):
+            deltas += event.delta if event.type == "response.output_text.delta" else ""
+            last = event
+        self.assertEqual(deltas, whole.output_text)
+        self.assertEqual(last.response.output_text, whole.output_text)
+
+    def test_models(self):
+        self.assertEqual([model.id for model in self.client.models.list()], [MODEL])
+        self.assertEqual(self.client.models.retrieve(MODEL).id, MODEL)
+
+    def test_errors_become_the_librarys_own(self):
+        create = self.client.chat.completions.create
+        with self.assertRaises(openai.BadRequestError) as caught:
+            create(model=MODEL, messages=MESSAGES, temperature=-3)
+        self.assertEqual((caught.exception.param, caught.exception.code), ("temperature", "invalid_value"))
+        self.assertTrue(caught.exception.request_id)
+        with self.assertRaises(openai.NotFoundError):
+            create(model="no-such-model", messages=MESSAGES)
+        with self.assertRaises(openai.APIStatusError) as caught:
+            create(model=MODEL, messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f"}}])
+        self.assertEqual((caught.exception.status_code, caught.exception.param), (501, "tools"))
+        with self.assertRaises(openai.AuthenticationError):
+            self.client.with_options(api_key="wrong").models.list()
+        with self.assertRaises(openai.APIStatusError) as caught:
+            self.client.embeddings.create(model=MODEL, input="x")
+        self.assertEqual(caught.exception.status_code, 501)
+
+    def test_leaving_a_stream_frees_its_place(self):
+        stream = self.client.completions.create(model=MODEL, prompt="Once", max_tokens=1500, stream=True,
+                                                extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+        headers = {"Authorization": f"Bearer {KEY}"}
+
+        def is_idle():
+            return not any(slot["is_processing"] for slot in self.server.get("/slots", headers=headers))
+
+        self.server.wait_until(is_idle, "a stream that was left frees its place")
+
+
+class Queue(unittest.TestCase):
+    def test_a_full_queue_is_tried_again_by_the_library(self):
+        server = Server("--parallel", "1", "--queue", "0")
+        self.addCleanup(server.stop)
+        base = f"http://{server.host}:{server.port}/v1"
+        with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
+            stream = client.completions.create(model=MODEL, prompt="Once", max_tokens=1500, stream=True,
+                                               extra_body={"ignore_eos": True})
+            next(iter(stream))
+            with self.assertRaises(openai.RateLimitError) as caught:
+                client.completions.create(model=MODEL, prompt="Once", max_tokens=1)
+            self.assertEqual(caught.exception.response.headers["retry-after"], "1")
+            stream.close()
+            patient = client.with_options(max_retries=8)
+            reply = patient.completions.create(model=MODEL, prompt="Once", max_tokens=1)
+            self.assertEqual(reply.usage.completion_tokens, 1)
+
+
+class Anthropic(ServerTest):
+    flags = ("--api-key", KEY)
+
+    def setUp(self):
+        self.client = anthropic.Anthropic(base_url=f"http://{self.server.host}:{self.server.port}", api_key=KEY,
+                                          max_retries=0, timeout=60)
+        self.addCleanup(self.client.close)
+        self.asked = {"model": MODEL, "max_tokens": 24, "system": "Be kind.", "messages": MESSAGES,
+                      "extra_body": {"seed": 5, "ignore_eos": True}}
+
+    def test_messages_whole_and_streamed(self):
+        whole = self.client.messages.create(**self.asked)
+        self.assertEqual((whole.type, whole.stop_reason, whole.usage.output_tokens), ("message", "max_tokens", 24))
+        text = whole.content[0].text
+        self.assertGreater(len(text), 20)
+        with self.client.messages.stream(**self.asked) as stream:
+            self.assertEqual("".join(stream.text_stream), text)
+            final = stream.get_final_message()
+        self.assertEqual((final.content[0].text, final.stop_reason), (text, "max_tokens"))
+        self.assertGreater(final.usage.cache_read_input_tokens, 0)
+        self.assertEqual(final.usage.output_tokens, 24)
+
+    def test_count_tokens(self):
+        count = self.client.messages.count_tokens(model=MODEL, messages=MESSAGES, system="Be kind.")
+        usage = self.client.messages.create(**self.asked).usage
+        self.assertEqual(count.input_tokens, usage.input_tokens + (usage.cache_read_input_tokens or 0))
+
+    def test_errors_become_the_librarys_own(self):
+        with self.assertRaises(anthropic.BadRequestError):
+            self.client.messages.create(**{**self.asked, "max_tokens": -1})
+        with self.assertRaises(anthropic.NotFoundError):
+            self.client.messages.create(**{**self.asked, "model": "claude"})
+        with self.assertRaises(anthropic.AuthenticationError):
+            self.client.with_options(api_key="wrong").messages.create(**self.asked)
+
+
+if __name__ == "__main__":
+    unittest.main()
