@@ -23,7 +23,7 @@ uint64_t hash_text(uint64_t seed, std::string_view text) {
 uint64_t hash_bytes(uint64_t seed, const std::byte* data, size_t bytes) {
   if (bytes <= kWholeBytesMax) return hash_value(seed, data, bytes);
   for (size_t run = 0; run < kRuns; ++run) {
-    const size_t at = (bytes - kRunBytes) / (kRuns - 1) * run;
+    const size_t at = (bytes - kRunBytes) * run / (kRuns - 1);  // the last one ends with the tensor
     seed = hash_value(seed, data + at, kRunBytes);
   }
   return seed + bytes;
