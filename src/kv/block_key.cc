@@ -1,8 +1,9 @@
 #include "kv/block_key.h"
 
-#include <openssl/evp.h>
-
-#include <memory>
+// SHA256_Init and its kin are what OpenSSL 3 advises against, because providers do not reach them.
+// Its EVP functions allocate at every hash, which for 160 bytes costs as much as the hash.
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
 
 #include "base/check.h"
 
@@ -10,18 +11,12 @@ namespace quipu {
 
 namespace {
 
-// One SHA-256 over several runs of bytes. The context is reused: blocks are hashed by the thousand.
+// One SHA-256 over several runs of bytes.
 class Sha256 {
  public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    QUIPU_CHECK(context_ != nullptr, "no memory for a hash context");
-  }
+  Sha256() { QUIPU_CHECK(SHA256_Init(&context_) == 1, "SHA-256 is not available"); }
 
-  void begin() {
-    QUIPU_CHECK(EVP_DigestInit_ex(context_.get(), algorithm(), nullptr) == 1,
-                "SHA-256 is not available");
-  }
-  void add(const void* data, size_t bytes) { EVP_DigestUpdate(context_.get(), data, bytes); }
+  void add(const void* data, size_t bytes) { SHA256_Update(&context_, data, bytes); }
   // Each part with its length before it, so that ("ab", "c") and ("a", "bc") differ.
   void add_text(std::string_view text) {
     const uint64_t length = text.size();
@@ -30,21 +25,13 @@ class Sha256 {
   }
   BlockKey finish() {
     BlockKey key;
-    unsigned int bytes = 0;
-    EVP_DigestFinal_ex(context_.get(), key.bytes.data(), &bytes);
-    QUIPU_CHECK(bytes == key.bytes.size(), "SHA-256 gave {} bytes", bytes);
+    static_assert(sizeof key.bytes == SHA256_DIGEST_LENGTH);
+    SHA256_Final(key.bytes.data(), &context_);
     return key;
   }
 
  private:
-  static const EVP_MD* algorithm() {
-    // Fetched once: OpenSSL 3 looks implicit algorithms up at every use, which costs more than the
-    // hash.
-    static EVP_MD* const fetched = EVP_MD_fetch(nullptr, "SHA256", nullptr);
-    return fetched;
-  }
-
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+  SHA256_CTX context_;
 };
 
 }  // namespace
@@ -61,7 +48,6 @@ std::string BlockKey::to_hex() const {
 
 BlockKey root_key(std::string_view fingerprint, std::string_view salt) {
   Sha256 hash;
-  hash.begin();
   hash.add_text("quipu kv 1");
   hash.add_text(fingerprint);
   hash.add_text(salt);
@@ -69,8 +55,7 @@ BlockKey root_key(std::string_view fingerprint, std::string_view salt) {
 }
 
 BlockKey block_key(const BlockKey& parent, std::span<const TokenId> tokens) {
-  thread_local Sha256 hash;
-  hash.begin();
+  Sha256 hash;
   hash.add(parent.bytes.data(), parent.bytes.size());
   hash.add(tokens.data(), tokens.size_bytes());
   return hash.finish();

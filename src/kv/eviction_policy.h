@@ -31,6 +31,8 @@ class EvictionPolicy {
   virtual double worth(const NodeUse& use) = 0;
   // What a node of that place in a queue is worth now, to be compared between queues.
   virtual double worth_now(int /*queue*/, double worth, int64_t /*now_ns*/) { return worth; }
+  // Changes whenever worth_now() could give another answer to the same question.
+  virtual int64_t version() const { return 0; }
   // Whether the last of a queue can be worth less than its first.
   virtual bool considers_both_ends() const { return false; }
 

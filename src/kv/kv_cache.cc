@@ -297,11 +297,18 @@ std::span<BlockRef> KvCache::share_all(const SequenceKv& sequence, int block) {
 void KvCache::publish_full_blocks(SequenceKv& sequence, std::span<const TokenId> tokens) {
   const int block = config_.block_tokens;
   const int full = static_cast<int>(sequence.num_tokens() / block);
-  for (int i = static_cast<int>(sequence.path.size()); i < full; ++i) {
-    const std::span<const TokenId> part = tokens.subspan(
-        static_cast<size_t>(i) * static_cast<size_t>(block), static_cast<size_t>(block));
-    const PrefixIndex::Inserted inserted =
-        index_.insert(last_node(sequence), part, share_all(sequence, i), sequence.retention);
+  const auto part_of = [&](int i) {
+    return tokens.subspan(static_cast<size_t>(i) * static_cast<size_t>(block),
+                          static_cast<size_t>(block));
+  };
+  int i = static_cast<int>(sequence.path.size());
+  if (i >= full) return;
+  BlockKey key = index_.key_after(index_.key(last_node(sequence)), part_of(i));
+  for (; i < full; ++i) {
+    const BlockKey next = i + 1 < full ? index_.key_after(key, part_of(i + 1)) : BlockKey();
+    const PrefixIndex::Inserted inserted = index_.insert(
+        last_node(sequence), part_of(i), key, share_all(sequence, i), sequence.retention);
+    key = next;
     for (int group = 0; group < num_groups(); ++group) {
       blocks_[static_cast<size_t>(group)] = BlockRef();
       if (inserted.folded) {

@@ -202,11 +202,11 @@ void KvCache::publish(Promotion& promotion) {
     const bool lacks_block =
         at >= path.size() && !index_.is_windowed(0) && !block.blocks.front().valid();
     if (block.is_lost || lacks_block) break;
-    parent =
-        index_
-            .insert(parent, std::span<const TokenId>(promotion.tokens).subspan(at * size, size),
-                    block.blocks, promotion.prefix.retention)
-            .node;
+    const auto tokens = std::span<const TokenId>(promotion.tokens).subspan(at * size, size);
+    parent = index_
+                 .insert(parent, tokens, index_.key_after(index_.key(parent), tokens), block.blocks,
+                         promotion.prefix.retention)
+                 .node;
     held.push_back(parent);
   }
   for (auto node = held.rbegin(); node != held.rend(); ++node) index_.release(*node);

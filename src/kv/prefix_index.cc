@@ -12,11 +12,6 @@ namespace {
 
 constexpr int32_t kExpiredPriority = std::numeric_limits<int32_t>::min();
 
-int common_prefix(std::span<const TokenId> a, std::span<const TokenId> b) {
-  const auto limit = static_cast<ptrdiff_t>(std::min(a.size(), b.size()));
-  return static_cast<int>(std::mismatch(a.begin(), a.begin() + limit, b.begin()).first - a.begin());
-}
-
 }  // namespace
 
 PrefixIndex::PrefixIndex(int block_tokens, std::vector<KvLifetime> groups, std::string fingerprint,
@@ -37,8 +32,7 @@ PrefixIndex::PrefixIndex(int block_tokens, std::vector<KvLifetime> groups, std::
 NodeId PrefixIndex::root(std::string_view salt) {
   const auto found = roots_.find(std::string(salt));
   if (found != roots_.end()) return found->second;
-  const NodeId node = new_node(NodeId(kNone), {}, {}, {});
-  at(node).key = root_key(fingerprint_, salt);
+  const NodeId node = new_node(NodeId(kNone), {}, root_key(fingerprint_, salt), {}, {}, 0);
   const auto made = roots_.emplace(salt, node).first;
   salts_.emplace(node.value(), &made->first);
   return node;
@@ -60,59 +54,11 @@ std::span<const TokenId> PrefixIndex::tokens(NodeId node) const {
   return {token_slots(node.value()), static_cast<size_t>(nodes_[index(node)].num_tokens)};
 }
 
-uint32_t PrefixIndex::child_hash(int32_t parent, std::span<const TokenId> tokens) {
-  return static_cast<uint32_t>(
-      XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), static_cast<uint64_t>(parent)));
-}
-
-uint32_t PrefixIndex::first_token_hash(int32_t parent, TokenId token) {
-  const uint64_t both =
-      (static_cast<uint64_t>(static_cast<uint32_t>(parent)) << 32) | static_cast<uint32_t>(token);
-  return static_cast<uint32_t>((both * 0x9E3779B97F4A7C15ull) >> 32);
-}
-
-std::optional<NodeId> PrefixIndex::find_closed_child(NodeId parent,
-                                                     std::span<const TokenId> tokens) const {
-  // A hash finds, the tokens decide.
-  const std::optional<int32_t> child =
-      closed_children_.find(child_hash(parent.value(), tokens), [&](int32_t id) {
-        return nodes_[static_cast<size_t>(id)].parent == parent.value() &&
-               std::ranges::equal(this->tokens(NodeId(id)), tokens);
-      });
-  return child.has_value() ? std::optional(NodeId(*child)) : std::nullopt;
-}
-
-int32_t PrefixIndex::first_child_with(int32_t parent, TokenId token) const {
-  return first_children_
-      .find(first_token_hash(parent, token),
-            [&](int32_t id) {
-              const Node& n = nodes_[static_cast<size_t>(id)];
-              return n.parent == parent && n.first_token == token;
-            })
-      .value_or(kNone);
-}
-
 bool PrefixIndex::has_all_blocks(NodeId node) const {
   for (int group = 0; group < num_groups(); ++group) {
     if (!has_block(node, group)) return false;
   }
   return true;
-}
-
-// The child with the most first tokens in common, and how many. SHAPE: {kNone, 0} when none has
-// any.
-std::pair<int32_t, int> PrefixIndex::best_partial_child(NodeId parent,
-                                                        std::span<const TokenId> wanted,
-                                                        Children children) const {
-  std::pair<int32_t, int> best = {kNone, 0};
-  if (wanted.empty()) return best;
-  for (int32_t child = first_child_with(parent.value(), wanted.front()); child != kNone;
-       child = nodes_[static_cast<size_t>(child)].next_sibling) {
-    if (children == Children::kWithAllBlocks && !has_all_blocks(NodeId(child))) continue;
-    const int common = common_prefix(tokens(NodeId(child)), wanted);
-    if (common > best.second) best = {child, common};
-  }
-  return best;
 }
 
 PrefixIndex::Match PrefixIndex::match(NodeId root, std::span<const TokenId> wanted) const {
@@ -162,12 +108,6 @@ std::vector<NodeId> PrefixIndex::closed_path(NodeId root, std::span<const TokenI
   return path;
 }
 
-std::pair<std::optional<NodeId>, int> PrefixIndex::nearest_child(
-    NodeId parent, std::span<const TokenId> wanted) const {
-  const auto [child, common] = best_partial_child(parent, wanted, Children::kAll);
-  return {child == kNone ? std::nullopt : std::optional(NodeId(child)), common};
-}
-
 bool PrefixIndex::may_outlive(NodeId node) const {
   const Node& n = nodes_[index(node)];
   return !n.expires && n.priority != kExpiredPriority;
@@ -190,7 +130,7 @@ void PrefixIndex::place_by_use(NodeId node) {
   n.last_use_ns = now_ns_;
   const NodeUse use = {.sequence_number = ++uses_,
                        .time_ns = now_ns_,
-                       .position = n.position,
+                       .position = position(n),
                        .hits = n.hits};
   n.queue = static_cast<uint8_t>(order_.policy().queue_of(use));
   n.worth = order_.policy().worth(use);
@@ -245,8 +185,10 @@ void PrefixIndex::unpin(NodeId node) {
 
 // ---- growing and shrinking ----
 
-NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
-                             std::span<BlockRef> blocks, const Retention& retention) {
+// `key`: of a tail empty.
+NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, const BlockKey& key,
+                             std::span<BlockRef> blocks, const Retention& retention,
+                             int holders) {
   if (unused_.empty()) {
     unused_.push_back(static_cast<int32_t>(nodes_.size()));
     nodes_.emplace_back();
@@ -261,18 +203,15 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
   n.live = true;
   n.num_tokens = static_cast<int32_t>(tokens.size());
   n.priority = retention.priority;
+  n.holders = holders;
+  n.key = key;
   if (parent.value() != kNone) {
     // The parent stops being a leaf: out of the order before its first child arrives.
     change_node(parent, [](Node& p) { ++p.children; });
     const Node& p = nodes_[index(parent)];
     n.parent = parent.value();
-    n.position = p.position + p.num_tokens;
+    n.block_index = p.num_tokens == 0 ? 0 : p.block_index + 1;
     n.first_token = tokens.front();
-    if (n.num_tokens == block_tokens_) {
-      n.key = block_key(p.key, tokens);
-      n.hash = child_hash(parent.value(), tokens);
-      closed_children_.insert(n.hash, id.value());
-    }
     link_child(id);
     // Wanted again after it was evicted: what that says about its kind counts.
     const uint64_t ghost_key = ghost_key_of(id);
@@ -283,10 +222,10 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
     }
     place_by_use(id);
     ++num_nodes_;
-    ++num_cached_;
+    num_cached_ += holders == 0;
     for (size_t group = 0; group < blocks.size(); ++group)
       give_block(id, static_cast<int>(group), std::move(blocks[group]));
-    order_.insert(place(id));
+    if (evictable(n)) order_.insert(place(id));
   }
   if (retention.expires_ns.has_value()) {
     n.expires = true;
@@ -294,32 +233,6 @@ NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens,
     expiry_[id.value()] = *retention.expires_ns;
   }
   return id;
-}
-
-void PrefixIndex::link_child(NodeId node) {
-  Node& n = at(node);
-  const int32_t head = first_child_with(n.parent, n.first_token);
-  n.next_sibling = head;
-  if (head == kNone) {
-    first_children_.insert(first_token_hash(n.parent, n.first_token), node.value());
-  } else {
-    nodes_[static_cast<size_t>(head)].previous_sibling = node.value();
-    first_children_.replace(first_token_hash(n.parent, n.first_token), head, node.value());
-  }
-}
-
-void PrefixIndex::unlink_child(NodeId node) {
-  const Node& n = at(node);
-  if (n.next_sibling != kNone)
-    nodes_[static_cast<size_t>(n.next_sibling)].previous_sibling = n.previous_sibling;
-  if (n.previous_sibling != kNone) {
-    nodes_[static_cast<size_t>(n.previous_sibling)].next_sibling = n.next_sibling;
-  } else if (n.next_sibling != kNone) {
-    first_children_.replace(first_token_hash(n.parent, n.first_token), node.value(),
-                            n.next_sibling);
-  } else {
-    first_children_.erase(first_token_hash(n.parent, n.first_token), node.value());
-  }
 }
 
 // ---- what is gone ----
@@ -378,7 +291,6 @@ void PrefixIndex::remove_node(NodeId node) {
       block(node, group) = BlockRef();
     }
   }
-  if (n.num_tokens == block_tokens_) closed_children_.erase(n.hash, node.value());
   if (n.expires) {
     expiring_.erase({expiry_.at(node.value()), node.value()});
     expiry_.erase(node.value());
@@ -415,8 +327,15 @@ void PrefixIndex::remove_extended_tail(NodeId parent, std::span<const TokenId> t
   }
 }
 
+BlockKey PrefixIndex::key_after(const BlockKey& parent, std::span<const TokenId> tokens) const {
+  const BlockKey key = block_key(parent, tokens);
+  ghosts_.prefetch(ghost_key(key));
+  return key;
+}
+
 PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens,
-                                          std::span<BlockRef> blocks, const Retention& retention) {
+                                          const BlockKey& key, std::span<BlockRef> blocks,
+                                          const Retention& retention) {
   QUIPU_CHECK(static_cast<int>(tokens.size()) == block_tokens_ && blocks.size() == groups_.size(),
               "insert of {} tokens in {} blocks", tokens.size(), blocks.size());
   if (const std::optional<NodeId> equal = find_closed_child(parent, tokens)) {
@@ -431,9 +350,7 @@ PrefixIndex::Inserted PrefixIndex::insert(NodeId parent, std::span<const TokenId
     return {*equal, true};
   }
   remove_extended_tail(parent, tokens);
-  const NodeId node = new_node(parent, tokens, blocks, retention);
-  acquire(node);
-  return {node, false};
+  return {new_node(parent, tokens, key, blocks, retention, 1), false};
 }
 
 void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens,
@@ -454,7 +371,7 @@ void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens,
     return;
   }
   remove_extended_tail(parent, tokens);
-  new_node(parent, tokens, blocks, retention);
+  new_node(parent, tokens, {}, blocks, retention, 0);
 }
 
 void PrefixIndex::take_tail(NodeId tail, std::span<BlockRef> blocks) {
@@ -489,10 +406,17 @@ std::optional<NodeId> PrefixIndex::victim(std::optional<NodeId> keep) {
 void PrefixIndex::evict(NodeId node) {
   order_.policy().evicted(at(node).worth);
   remember(node, GoneReason::kEvicted);
-  const int32_t parent = at(node).parent;
+  const NodeId parent(at(node).parent);
   remove_node(node);
-  if (const auto salt = salts_.find(parent); salt != salts_.end())
-    forget_root_if_empty(*salt->second);
+  const Node& p = at(parent);
+  if (p.num_tokens == 0) {
+    forget_root_if_empty(*salts_.at(parent.value()));
+    return;
+  }
+  // Its parent is mostly the next to go.
+  if (p.children > 0) return;
+  prefetch_node(p.parent);
+  ghosts_.prefetch(ghost_key(p.key));
 }
 
 void PrefixIndex::clear() {
@@ -527,7 +451,7 @@ void PrefixIndex::check_node(NodeId node) const {
     QUIPU_CHECK(n.children == 0 && n.holders == 0, "tail {} is in use", node.value());
   }
   for (int32_t s = n.next_sibling; s != kNone; s = nodes_[static_cast<size_t>(s)].next_sibling) {
-    const int common = common_prefix(tokens(node), tokens(NodeId(s)));
+    const int common = common_tokens(tokens(node), tokens(NodeId(s)));
     QUIPU_CHECK(n.pins + nodes_[static_cast<size_t>(s)].pins > 0 ||
                     common < std::min(n.num_tokens, nodes_[static_cast<size_t>(s)].num_tokens),
                 "siblings {} and {} overlap", node.value(), s);
@@ -538,6 +462,12 @@ void PrefixIndex::check_node(NodeId node) const {
     QUIPU_CHECK(references == 1 + n.holders, "node {}: {} references, {} holders", node.value(),
                 references, n.holders);
   }
+  QUIPU_CHECK(n.num_tokens < block_tokens_ || n.is_hashed || parent.head_child == node.value(),
+              "node {} cannot be found by its tokens", node.value());
+  QUIPU_CHECK(n.head_child == kNone || (nodes_[static_cast<size_t>(n.head_child)].live &&
+                                        nodes_[static_cast<size_t>(n.head_child)].parent ==
+                                            node.value()),
+              "the head child of node {} is not its child", node.value());
   QUIPU_CHECK(!evictable(n) || order_.contains(place(node)),
               "node {} is missing in the eviction order", node.value());
 }

@@ -135,16 +135,21 @@ class PrefixIndex {
   void release_window(NodeId node, int group);
   void slide_window(NodeId node, int group);
 
+  // The key of a block of tokens after `parent`, told before insert() so that what insert() looks up
+  // is at hand by then.
+  BlockKey key_after(const BlockKey& parent, std::span<const TokenId> tokens) const;
+
   // Puts full blocks under `parent` and makes the caller a holder of the node. When equal tokens
   // are there already, that node is given instead: `folded` says so, it takes from `blocks` those
   // it had lost, and the caller must use the node's blocks. SHAPE: blocks: [groups], moved from.
-  // REQUIRES: the caller holds `parent` (or it is a root); tokens.size() == block_tokens.
+  // REQUIRES: the caller holds `parent` (or it is a root); tokens.size() == block_tokens;
+  // key == key_after(key(parent), tokens).
   struct Inserted {
     NodeId node;
     bool folded = false;
   };
-  Inserted insert(NodeId parent, std::span<const TokenId> tokens, std::span<BlockRef> blocks,
-                  const Retention& retention);
+  Inserted insert(NodeId parent, std::span<const TokenId> tokens, const BlockKey& key,
+                  std::span<BlockRef> blocks, const Retention& retention);
 
   // Leaves the unfilled last blocks of a finished sequence under `parent`. Dropped when its tokens
   // are a prefix of what is there; a tail that it extends is replaced. SHAPE: blocks: [groups],
@@ -209,15 +214,18 @@ class PrefixIndex {
     int32_t parent = kNone;
     // Siblings that begin with the same token.
     int32_t next_sibling = kNone, previous_sibling = kNone;
+    // The first of one list of children; the heads of the others are in first_children_.
+    int32_t head_child = kNone;
     int32_t children = 0;
     int32_t num_tokens = 0;  // 0: a root
     int32_t holders = 0, pins = 0, hits = 0, priority = 0;
     TokenId first_token = 0;
-    uint32_t hash = 0;      // of parent and tokens, of a closed node
-    uint8_t queue = 0;      // of the policy, with `worth`
+    uint32_t hash = 0;        // of parent and tokens, where is_hashed
+    uint8_t queue = 0;        // of the policy, with `worth`
     bool live = false;
-    bool expires = false;   // at expiry_
-    int64_t position = 0;   // tokens before this block
+    bool expires = false;     // at expiry_
+    bool is_hashed = false;   // in closed_children_
+    int32_t block_index = 0;  // blocks before this one
     int64_t last_use_ns = 0;
     double worth = 0;
     BlockKey key;
@@ -264,8 +272,8 @@ class PrefixIndex {
   int num_groups() const { return static_cast<int>(groups_.size()); }
   bool has_all_blocks(NodeId node) const;
 
-  NodeId new_node(NodeId parent, std::span<const TokenId> tokens, std::span<BlockRef> blocks,
-                  const Retention& retention);
+  NodeId new_node(NodeId parent, std::span<const TokenId> tokens, const BlockKey& key,
+                  std::span<BlockRef> blocks, const Retention& retention, int holders);
   void give_block(NodeId node, int group, BlockRef block);
   void give_window_block(NodeId node, int group, BlockRef block);
   void drop_window_block(NodeId node, int group);
@@ -278,12 +286,22 @@ class PrefixIndex {
   enum class Children { kAll, kWithAllBlocks };
   std::pair<int32_t, int> best_partial_child(NodeId parent, std::span<const TokenId> tokens,
                                              Children children) const;
+  int64_t position(const Node& node) const { return int64_t{node.block_index} * block_tokens_; }
+
+  // Children (prefix_children.cc).
+  static int common_tokens(std::span<const TokenId> a, std::span<const TokenId> b);
   static uint32_t child_hash(int32_t parent, std::span<const TokenId> tokens);
   static uint32_t first_token_hash(int32_t parent, TokenId token);
+  // Whether a node has children that are not its head child.
+  static bool has_more_children(const Node& node) {
+    return node.children > (node.head_child == kNone ? 0 : 1);
+  }
   // The first of the children that begin with a token; kNone when there is none.
-  int32_t first_child_with(int32_t parent, TokenId token) const;
+  int32_t first_child_with(const Node& parent, int32_t parent_id, TokenId token) const;
   void link_child(NodeId node);
   void unlink_child(NodeId node);
+  void hash_child(NodeId node);
+  void prefetch_node(int32_t node) const;
   static uint64_t ghost_key(const BlockKey& key);
   static uint64_t tail_ghost_key(const BlockKey& parent, std::span<const TokenId> tokens);
   uint64_t ghost_key_of(NodeId node) const;
@@ -319,8 +337,10 @@ class PrefixIndex {
   std::vector<WindowUse> window_uses_;  // SHAPE: [nodes, windowed groups]
   std::vector<WindowGroup> windows_;    // SHAPE: [windowed groups]
   std::vector<int32_t> unused_;
-  IdTable closed_children_;  // by parent and tokens
-  IdTable first_children_;   // by parent and first token: the head of the list of siblings
+  // Closed children but head children, by parent and tokens. Most nodes have one child at most, so
+  // both tables are small.
+  IdTable closed_children_;
+  IdTable first_children_;  // by parent and first token: heads of lists of siblings
   std::unordered_map<std::string, NodeId> roots_;
   std::unordered_map<int32_t, const std::string*> salts_;  // of the roots; keys of roots_
   EvictionOrder order_;                             // evictable nodes

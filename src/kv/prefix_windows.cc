@@ -60,7 +60,7 @@ void PrefixIndex::place_window_by_use(NodeId node, int group) {
   EvictionPolicy& policy = windows_[window_index(group)].order.policy();
   const NodeUse now = {.sequence_number = ++uses_,
                        .time_ns = now_ns_,
-                       .position = nodes_[index(node)].position,
+                       .position = position(nodes_[index(node)]),
                        .hits = use.hits};
   use.left_behind = false;
   use.queue = static_cast<uint8_t>(policy.queue_of(now));
@@ -139,12 +139,12 @@ void PrefixIndex::slide_window(NodeId node, int group) {
 
 // Adds `difference` to the pins of the blocks that a sequence needs to go on after `node`.
 void PrefixIndex::pin_windows(NodeId node, int difference) {
-  const int64_t end = nodes_[index(node)].position + nodes_[index(node)].num_tokens;
+  const int64_t end = position(nodes_[index(node)]) + nodes_[index(node)].num_tokens;
   for (int group = keeps_everything_ ? 1 : 0; group < num_groups(); ++group) {
     const KvLifetime& lifetime = groups_[static_cast<size_t>(group)];
     const int64_t first = first_block_needed(lifetime, block_tokens_, end);
     for (NodeId n = node; nodes_[index(n)].num_tokens > 0; n = NodeId(nodes_[index(n)].parent)) {
-      const int64_t i = nodes_[index(n)].position / block_tokens_;
+      const int64_t i = nodes_[index(n)].block_index;
       if (i < first && i >= sink_blocks(lifetime, block_tokens_)) continue;
       change_window(n, group, [&](WindowUse& use) { use.pins += difference; });
     }

@@ -29,7 +29,14 @@ ReusePolicy::ReusePolicy() : classes_(kQueues) {
     edges_s_[static_cast<size_t>(i)] =
         std::ldexp(1 + quarters / 4.0, kFirstEdgeBits + doublings) * 1e-9;
   }
-  for (int queue = 0; queue < kQueues; ++queue) compute_rates(queue);
+  for (size_t hits = 0; hits < kHitClasses; ++hits) {
+    const double alpha = kPriorAlpha * (1 + static_cast<double>(hits));
+    for (size_t i = 0; i < kBuckets; ++i) {
+      prior_[hits][i] =
+          1 - std::pow((kPriorScaleS + edges_s_[i]) / (kPriorScaleS + edges_s_[i + 1]), alpha);
+    }
+  }
+  for (int queue = 0; queue < kQueues; ++queue) update_chances(queue);
 }
 
 int ReusePolicy::queue_of(const NodeUse& use) const {
@@ -49,7 +56,13 @@ int ReusePolicy::bucket_of(int64_t age_ns) {
 
 double ReusePolicy::worth_now(int queue, double worth, int64_t now_ns) {
   const auto age_ns = static_cast<int64_t>(static_cast<double>(now_ns) - worth * 1e3);
-  return classes_[static_cast<size_t>(queue)].rate[static_cast<size_t>(bucket_of(age_ns))];
+  const auto age = static_cast<size_t>(bucket_of(age_ns));
+  Class& c = classes_[static_cast<size_t>(queue)];
+  if (!c.has_rate[age]) {
+    c.rate[age] = rate_from(c, age);
+    c.has_rate[age] = true;
+  }
+  return c.rate[age];
 }
 
 void ReusePolicy::waits(int queue) {
@@ -59,39 +72,42 @@ void ReusePolicy::waits(int queue) {
     c.waits /= 2;
     for (double& returns : c.returns) returns /= 2;
   }
-  if (++c.changes >= kChangesMax) compute_rates(queue);
+  count_change(queue);
 }
 
 void ReusePolicy::returned(int queue, int64_t age_ns) {
-  Class& c = classes_[static_cast<size_t>(queue)];
-  ++c.returns[static_cast<size_t>(bucket_of(age_ns))];
-  if (++c.changes >= kChangesMax) compute_rates(queue);
+  ++classes_[static_cast<size_t>(queue)].returns[static_cast<size_t>(bucket_of(age_ns))];
+  count_change(queue);
 }
 
-void ReusePolicy::compute_rates(int queue) {
+void ReusePolicy::count_change(int queue) {
+  if (++classes_[static_cast<size_t>(queue)].changes >= kChangesMax) update_chances(queue);
+}
+
+void ReusePolicy::update_chances(int queue) {
   Class& c = classes_[static_cast<size_t>(queue)];
   c.changes = 0;
-  const double alpha = kPriorAlpha * (1 + queue / kPositionClasses);
-  // The chance to return in a bucket, for those who waited up to it.
-  std::array<double, kBuckets> chance;
+  c.has_rate.reset();
+  ++updates_;
+  const std::array<double, kBuckets>& prior = prior_[static_cast<size_t>(queue / kPositionClasses)];
   double waiting = c.waits;
   for (size_t i = 0; i < kBuckets; ++i) {
-    const double prior =
-        1 - std::pow((kPriorScaleS + edges_s_[i]) / (kPriorScaleS + edges_s_[i + 1]), alpha);
-    chance[i] = std::min(0.95, (c.returns[i] + kPriorBlocks * prior) / (waiting + kPriorBlocks));
+    c.chance[i] =
+        std::min(0.95, (c.returns[i] + kPriorBlocks * prior[i]) / (waiting + kPriorBlocks));
     waiting = std::max(0.0, waiting - c.returns[i]);
   }
-  for (size_t age = 0; age < kBuckets; ++age) {
-    double waits = 1, returns = 0, seconds = 0, best = 0;
-    for (size_t i = age; i < kBuckets; ++i) {
-      returns += waits * chance[i];
-      // Who returns in a bucket does so halfway through, on average.
-      seconds += waits * (1 - chance[i] / 2) * (edges_s_[i + 1] - edges_s_[i]);
-      waits *= 1 - chance[i];
-      best = std::max(best, returns / seconds);
-    }
-    c.rate[age] = best;
+}
+
+double ReusePolicy::rate_from(const Class& c, size_t age) const {
+  double waits = 1, returns = 0, seconds = 0, best = 0;
+  for (size_t i = age; i < kBuckets; ++i) {
+    returns += waits * c.chance[i];
+    // Who returns in a bucket does so halfway through, on average.
+    seconds += waits * (1 - c.chance[i] / 2) * (edges_s_[i + 1] - edges_s_[i]);
+    waits *= 1 - c.chance[i];
+    best = std::max(best, returns / seconds);
   }
+  return best;
 }
 
 }  // namespace quipu

@@ -24,6 +24,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <vector>
 
 #include "kv/eviction_policy.h"
@@ -40,6 +41,7 @@ class ReusePolicy : public EvictionPolicy {
   // UNITS: microseconds of the clock.
   double worth(const NodeUse& use) override { return static_cast<double>(use.time_ns) * 1e-3; }
   double worth_now(int queue, double worth, int64_t now_ns) override;
+  int64_t version() const override { return updates_; }
   bool considers_both_ends() const override { return true; }
   void waits(int queue) override;
   void returned(int queue, int64_t age_ns) override;
@@ -54,15 +56,24 @@ class ReusePolicy : public EvictionPolicy {
   struct Class {
     double waits = 0;
     std::array<double, kBuckets> returns{};
-    std::array<double, kBuckets> rate{};  // worth by age; UNITS: returns per second
-    int changes = 0;                      // since the rates were computed
+    // The chance to return in a bucket, of those who waited up to it, as of the last update.
+    std::array<double, kBuckets> chance{};
+    // What follows from it: worth by age, computed for the ages that are asked about.
+    // UNITS: returns per second.
+    std::array<double, kBuckets> rate{};
+    std::bitset<kBuckets> has_rate;
+    int changes = 0;  // since the last update
   };
 
   static int bucket_of(int64_t age_ns);
-  void compute_rates(int queue);
+  void count_change(int queue);
+  void update_chances(int queue);
+  double rate_from(const Class& c, size_t age) const;
 
   std::array<double, kBuckets + 1> edges_s_;
+  std::array<std::array<double, kBuckets>, kHitClasses> prior_;  // chances, by times found
   std::vector<Class> classes_;
+  int64_t updates_ = 0;
 };
 
 }  // namespace quipu
