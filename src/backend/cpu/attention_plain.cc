@@ -39,7 +39,7 @@ void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, in
       tiles[count] = key_tile(job, unit, chunk_start(chunk) + t);
     }
     dot({tiles, count, job.key_units, w.q, static_cast<size_t>(rows), rows, w.scores + from, kChunk,
-         0, ahead});
+         ZeroPoint::k8, ahead});
   }
 }
 

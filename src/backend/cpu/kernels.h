@@ -42,7 +42,7 @@ enum class Pack : uint8_t {
   kF32,    // [k][16] f32
   kF16,    // [k][16] f16
   kBf16,   // [k / 2][16][2] bf16
-  kU8,     // 8-bit codes, f16 scale per group, zero point 2^zero_shift
+  kU8,     // 8-bit codes, f16 scale per group, zero point in DotArgs
   kU8Min,  // 8-bit codes, f16 scale and minimum per group
   kU4,     // 4-bit codes, f16 scale per group, zero point 8
   kU4Min,  // 4-bit codes, f16 scale and minimum per group
@@ -52,15 +52,21 @@ enum class Pack : uint8_t {
 };
 constexpr int kPackCount = 10;
 
-// 32 activations of one token, quantised: x = scale * code.
+// Zero points of weight codes without a minimum: 8, 16 and 128. (Q6_K's is 32.)
+enum class ZeroPoint : uint8_t { k8, k16, k128 };
+constexpr int kZeroPointCount = 3;
+
+// 32 activations of one token, quantised: x = scale * code. What a sum of products with weight codes
+// starts with is worked out here, once for all outputs.
 struct QuantGroup {
   int8_t codes[kGroup];
-  float scale;          // amax / 127
-  float scaled_sum;     // scale * sum of the codes
-  int32_t neg_sum;      // -sum of the codes
-  int32_t neg_sum_low;  // -sum of the first 16 codes
+  float scale;                          // amax / 127
+  float scaled_sum;                     // scale * sum of the codes
+  int32_t zero_sums[kZeroPointCount];   // -sum of the codes times each zero point
+  int32_t half_sums[2];                 // -sum of the first and of the last 16 times 32
+  int32_t unused;                       // a group is a line of memory
 };
-static_assert(sizeof(QuantGroup) == 48);
+static_assert(sizeof(QuantGroup) == 64);
 
 // out[t][16 * tile + lane] = sum over k of tile[k][lane] * x[k][t].
 struct DotArgs {
@@ -72,7 +78,7 @@ struct DotArgs {
   int tokens;                   // 1 .. kTokenBlock
   float* out;                   // SHAPE: [tokens][out_stride]
   size_t out_stride;
-  int zero_shift;  // kU8: the zero point is 1 << zero_shift
+  ZeroPoint zero;  // kU8: of the codes
   // Plain packs, few tokens: memory that the next calls read, asked for at the pace of this one
   // (as many bytes as a tile has), or null.
   const uint8_t* ahead = nullptr;

@@ -114,7 +114,7 @@ void multiply_block(const Job& job, const LinearOutput& output, std::byte* memor
       static_cast<int>(tokens),
       sums,
       kTileGroup * kLanes,
-      weight.traits().zero_shift};
+      weight.traits().zero};
   weight.dot()(dot);
   const size_t column = tile * kLanes;
   const size_t columns =

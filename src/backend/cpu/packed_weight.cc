@@ -17,17 +17,17 @@ PackTraits pack_traits(DType dtype) {
   constexpr size_t kSuperSigned = 2 * kLanes + 2 * kSuperGroups * kLanes;
   using enum BlockLayout;
   switch (dtype) {
-    case DType::kF32: return {Pack::kF32, kF32, 1, 4 * kLanes, 0, false, 0};
-    case DType::kF16: return {Pack::kF16, kF32, 1, 2 * kLanes, 0, false, 0};
-    case DType::kBF16: return {Pack::kBf16, kBf16, 2, 4 * kLanes, 0, false, 0};
-    case DType::kQ8_0: return {Pack::kU8, kCodes, kGroup, 512, kScale, false, 7};
-    case DType::kQ5_0: return {Pack::kU8, kCodes, kGroup, 512, kScale, false, 4};
-    case DType::kQ5_1: return {Pack::kU8Min, kCodes, kGroup, 512, 2 * kScale, false, 0};
-    case DType::kQ4_0: return {Pack::kU4, kCodes, kGroup, 256, kScale, false, 3};
-    case DType::kQ4_1: return {Pack::kU4Min, kCodes, kGroup, 256, 2 * kScale, false, 0};
-    case DType::kQ4_K: return {Pack::kU4K, kCodes, kGroup, 256, kSuperMin, true, 0};
-    case DType::kQ5_K: return {Pack::kU8K, kCodes, kGroup, 512, kSuperMin, true, 0};
-    case DType::kQ6_K: return {Pack::kU6K, kCodes, kGroup, 384, kSuperSigned, true, 5};
+    case DType::kF32: return {Pack::kF32, kF32, 1, 4 * kLanes, 0, false};
+    case DType::kF16: return {Pack::kF16, kF32, 1, 2 * kLanes, 0, false};
+    case DType::kBF16: return {Pack::kBf16, kBf16, 2, 4 * kLanes, 0, false};
+    case DType::kQ8_0: return {Pack::kU8, kCodes, kGroup, 512, kScale, false, ZeroPoint::k128};
+    case DType::kQ5_0: return {Pack::kU8, kCodes, kGroup, 512, kScale, false, ZeroPoint::k16};
+    case DType::kQ5_1: return {Pack::kU8Min, kCodes, kGroup, 512, 2 * kScale, false};
+    case DType::kQ4_0: return {Pack::kU4, kCodes, kGroup, 256, kScale, false, ZeroPoint::k8};
+    case DType::kQ4_1: return {Pack::kU4Min, kCodes, kGroup, 256, 2 * kScale, false};
+    case DType::kQ4_K: return {Pack::kU4K, kCodes, kGroup, 256, kSuperMin, true};
+    case DType::kQ5_K: return {Pack::kU8K, kCodes, kGroup, 512, kSuperMin, true};
+    case DType::kQ6_K: return {Pack::kU6K, kCodes, kGroup, 384, kSuperSigned, true};
   }
   QUIPU_CHECK(false, "no packing for type {}", static_cast<int>(dtype));
 }

@@ -47,7 +47,7 @@ struct PackTraits {
   size_t column_bytes;  // bytes of a tile per such unit, without scales
   size_t scale_bytes;   // bytes of scales per group, or per block of a k-quant
   bool super_scales;
-  int zero_shift;
+  ZeroPoint zero = ZeroPoint::k8;  // where codes have a zero point
 };
 
 class PackedWeight final : public LinearWeight {

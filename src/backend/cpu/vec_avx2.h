@@ -15,6 +15,7 @@ namespace quipu::cpu {
 namespace {
 
 constexpr int kCodeTokens = block_of(4);
+constexpr int kDotsTogether = 1;  // sums of a group side by side
 constexpr int kFloatTiles = block_of(1), kFloatTokens = block_of(6);  // 12 sums of one register
 constexpr int kValueRows = block_of(2), kValueVectors = block_of(2);  // 8 sums of one register
 constexpr int kPeakChains = 6;  // independent sums, to cover the latency of a multiply-add
@@ -113,9 +114,6 @@ QUIPU_INLINE IntVec int_add(const IntVec& x, const IntVec& y) {
 }
 QUIPU_INLINE IntVec int_mul(const IntVec& x, const IntVec& y) {
   return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
-}
-QUIPU_INLINE IntVec int_shift_left(const IntVec& x, int n) {
-  return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
 }
 QUIPU_INLINE Vec to_float(const IntVec& x) {
   return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
@@ -236,8 +234,9 @@ QUIPU_INLINE void load_codes_6(const uint8_t* p, Codes& codes) {
   }
 }
 template <int kBits>
-QUIPU_INLINE IntVec start_group(int32_t neg_sum, int zero_shift) {
-  return int_splat(neg_sum * ((1 << zero_shift) - (kBits == 8 ? 128 : 0)));
+QUIPU_INLINE IntVec start_group(const QuantGroup& x, ZeroPoint zero) {
+  const int32_t sum = x.zero_sums[static_cast<int>(zero)];
+  return int_splat(kBits == 8 ? sum - x.zero_sums[static_cast<int>(ZeroPoint::k128)] : sum);
 }
 template <int kBits>
 QUIPU_INLINE __m256i multiply_codes(__m256i codes, __m256i x) {
@@ -245,28 +244,29 @@ QUIPU_INLINE __m256i multiply_codes(__m256i codes, __m256i x) {
     return _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
   return _mm256_maddubs_epi16(codes, x);
 }
-template <int kBits, int kFirst, int kLast>
-QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec& init) {
+template <int kBits, int kFirst, int kLast, int kTogether>
+QUIPU_INLINE void dot_codes(const Codes& codes, const QuantGroup* x, IntVec (&dots)[kTogether]) {
   // How many products of 2^kBits - 1 and 127, twice, fit in 16 bits.
   constexpr int kFit = kBits == 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
   constexpr int kRun = kFit < kLast - kFirst ? kFit : kLast - kFirst;
   const __m256i ones = _mm256_set1_epi16(1);
-  IntVec r = init;
+#pragma GCC unroll 4
+  for (int t = 0; t < kTogether; ++t) {
 #pragma GCC unroll 8
-  for (int j = kFirst; j < kLast; j += kRun) {
-    __m256i a = _mm256_setzero_si256(), b = a;
+    for (int j = kFirst; j < kLast; j += kRun) {
+      __m256i a = _mm256_setzero_si256(), b = a;
 #pragma GCC unroll 8
-    for (int i = j; i < j + kRun; ++i) {
-      int32_t quad;
-      memcpy(&quad, x + 4 * i, 4);
-      const __m256i xs = _mm256_set1_epi32(quad);
-      a = _mm256_add_epi16(a, multiply_codes<kBits>(codes.v[i][0], xs));
-      b = _mm256_add_epi16(b, multiply_codes<kBits>(codes.v[i][1], xs));
+      for (int i = j; i < j + kRun; ++i) {
+        int32_t quad;
+        memcpy(&quad, x[t].codes + 4 * i, 4);
+        const __m256i xs = _mm256_set1_epi32(quad);
+        a = _mm256_add_epi16(a, multiply_codes<kBits>(codes.v[i][0], xs));
+        b = _mm256_add_epi16(b, multiply_codes<kBits>(codes.v[i][1], xs));
+      }
+      dots[t].a = _mm256_add_epi32(dots[t].a, _mm256_madd_epi16(a, ones));
+      dots[t].b = _mm256_add_epi32(dots[t].b, _mm256_madd_epi16(b, ones));
     }
-    r.a = _mm256_add_epi32(r.a, _mm256_madd_epi16(a, ones));
-    r.b = _mm256_add_epi32(r.b, _mm256_madd_epi16(b, ones));
   }
-  return r;
 }
 // Products and sums of 16 bits (they wrap here): what no exact product can be faster than.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {

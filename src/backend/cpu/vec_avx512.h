@@ -15,6 +15,7 @@ namespace quipu::cpu {
 namespace {
 
 constexpr int kCodeTokens = block_of(16);  // 16 sums, 8 registers of codes
+constexpr int kDotsTogether = 4;           // sums of a group side by side, to cover their latency
 constexpr int kFloatTiles = block_of(2), kFloatTokens = block_of(8);  // 16 sums
 constexpr int kValueRows = block_of(4), kValueVectors = block_of(4);  // 16 sums
 constexpr int kPeakChains = 12;  // independent sums, to cover the latency of a multiply-add
@@ -83,9 +84,6 @@ QUIPU_INLINE IntVec int_add(const IntVec& a, const IntVec& b) {
 }
 QUIPU_INLINE IntVec int_mul(const IntVec& a, const IntVec& b) {
   return {_mm512_mullo_epi32(a.v, b.v)};
-}
-QUIPU_INLINE IntVec int_shift_left(const IntVec& a, int n) {
-  return {_mm512_slli_epi32(a.v, static_cast<unsigned>(n))};
 }
 QUIPU_INLINE Vec to_float(const IntVec& a) { return {_mm512_cvtepi32_ps(a.v)}; }
 QUIPU_INLINE IntVec round_to_int(const Vec& a) { return {_mm512_cvtps_epi32(a.v)}; }
@@ -162,19 +160,20 @@ QUIPU_INLINE void load_codes_6(const uint8_t* p, Codes& codes) {
   }
 }
 template <int kBits>
-QUIPU_INLINE IntVec start_group(int32_t neg_sum, int zero_shift) {
-  return int_shift_left(int_splat(neg_sum), zero_shift);
+QUIPU_INLINE IntVec start_group(const QuantGroup& x, ZeroPoint zero) {
+  return int_splat(x.zero_sums[static_cast<int>(zero)]);
 }
-template <int kBits, int kFirst, int kLast>
-QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec& init) {
-  IntVec r = init;
+template <int kBits, int kFirst, int kLast, int kTogether>
+QUIPU_INLINE void dot_codes(const Codes& codes, const QuantGroup* x, IntVec (&dots)[kTogether]) {
 #pragma GCC unroll 8
   for (int j = kFirst; j < kLast; ++j) {
-    int32_t quad;
-    memcpy(&quad, x + 4 * j, 4);
-    r.v = _mm512_dpbusd_epi32(r.v, codes.v[j], _mm512_set1_epi32(quad));
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i) {
+      int32_t quad;
+      memcpy(&quad, x[i].codes + 4 * j, 4);
+      dots[i].v = _mm512_dpbusd_epi32(dots[i].v, codes.v[j], _mm512_set1_epi32(quad));
+    }
   }
-  return r;
 }
 // One multiply-add instruction's worth of work, operands in registers: 64 products.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {

@@ -17,6 +17,7 @@ namespace {
 
 // Blocking of the dot kernels: how many sums stay in registers.
 constexpr int kCodeTokens = block_of(4);  // tokens of one quantised tile
+constexpr int kDotsTogether = 1;  // sums of a group side by side
 constexpr int kFloatTiles = block_of(2),
               kFloatTokens = block_of(2);  // tiles and tokens of plain products
 constexpr int kValueRows = block_of(2),
@@ -158,11 +159,6 @@ QUIPU_INLINE IntVec int_add(const IntVec& a, const IntVec& b) {
 QUIPU_INLINE IntVec int_mul(const IntVec& a, const IntVec& b) {
   IntVec r;
   QUIPU_LANES r.v[i] = a.v[i] * b.v[i];
-  return r;
-}
-QUIPU_INLINE IntVec int_shift_left(const IntVec& a, int n) {
-  IntVec r;
-  QUIPU_LANES r.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n);
   return r;
 }
 QUIPU_INLINE Vec to_float(const IntVec& a) {
@@ -308,23 +304,24 @@ QUIPU_INLINE void load_codes_6(const uint8_t* p, Codes& codes) {
     }
   }
 }
-// What the integer sum of a group starts with: -zero_point * sum of the activations.
+// What the integer sum of a group starts with: -zero point * sum of the activations.
 template <int kBits>
-QUIPU_INLINE IntVec start_group(int32_t neg_sum, int zero_shift) {
-  return int_shift_left(int_splat(neg_sum), zero_shift);
+QUIPU_INLINE IntVec start_group(const QuantGroup& x, ZeroPoint zero) {
+  return int_splat(x.zero_sums[static_cast<int>(zero)]);
 }
-// init + the dot products of quads [kFirst, kLast) with x. kBits: most bits a code has.
-template <int kBits, int kFirst, int kLast>
-QUIPU_INLINE IntVec dot_codes(const Codes& codes, const int8_t* x, const IntVec& init) {
-  IntVec r = init;
-  for (int j = kFirst; j < kLast; ++j) {
-    for (int i = 0; i < kLanes; ++i) {
-      const uint8_t* c = codes.v[j] + 4 * i;
-      const int8_t* y = x + 4 * j;
-      r.v[i] += c[0] * y[0] + c[1] * y[1] + c[2] * y[2] + c[3] * y[3];
+// Adds to each sum the dot product of quads [kFirst, kLast) with its token's. kBits: most bits a
+// code has.
+template <int kBits, int kFirst, int kLast, int kTogether>
+QUIPU_INLINE void dot_codes(const Codes& codes, const QuantGroup* x, IntVec (&dots)[kTogether]) {
+  for (int t = 0; t < kTogether; ++t) {
+    for (int j = kFirst; j < kLast; ++j) {
+      for (int i = 0; i < kLanes; ++i) {
+        const uint8_t* c = codes.v[j] + 4 * i;
+        const int8_t* y = x[t].codes + 4 * j;
+        dots[t].v[i] += c[0] * y[0] + c[1] * y[1] + c[2] * y[2] + c[3] * y[3];
+      }
     }
   }
-  return r;
 }
 // 64 products, for measuring the peak.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
