@@ -33,6 +33,9 @@
 // of tokens that were stored before, as they were stored, so that a token's codes depend on nothing
 // that comes later, and are final when written. docs/KV_FORMATS.md has the figures behind it.
 //
+// Heads of fewer than kKvCodedKeyDim elements have their keys in bf16 in int8 and int4, too: scales
+// would eat up what codes save there, and the scores of so few products bear no more rounding.
+//
 // Codes are made against the rounded scale and minimum, which are rounded outwards, so that no code
 // overflows.
 //
@@ -53,9 +56,10 @@ namespace quipu {
 inline constexpr int kKvTileTokens = 16;
 inline constexpr int kKvKeyGroup = 32;    // int4: elements of a key that share a scale
 inline constexpr int kKvValueGroup = 64;  // and of a value
+inline constexpr int kKvCodedKeyDim = 16;  // shorter keys are never codes
 
 // Counts up when the bytes of a block change their meaning: part of every block's key.
-inline constexpr int kKvLayoutVersion = 1;
+inline constexpr int kKvLayoutVersion = 2;
 
 enum class KvFormat : uint8_t { kF32, kBF16, kInt8, kInt4 };
 
@@ -71,7 +75,8 @@ std::string kv_format_names();
 inline bool kv_format_has_codes(KvFormat format) { return format >= KvFormat::kInt8; }
 
 struct KvLayerLayout {
-  KvFormat format = KvFormat::kF32;
+  KvFormat format = KvFormat::kF32;      // what was asked for
+  KvFormat key_format = KvFormat::kF32;  // what it means for keys: bf16 where codes do not pay
   int kv_heads = 0;
   int key_dim = 0;
   int value_dim = 0;
@@ -82,11 +87,11 @@ struct KvLayerLayout {
   size_t value_offset = 0;        // a multiple of 64
   size_t value_row_bytes = 0;     // f32, bf16: one token
   size_t value_run_bytes = 0;     // int8: four tokens; int4: eight
-  size_t key_scale_offset = 0;    // int8
+  size_t key_scale_offset = 0;    // int8 keys
   size_t value_scale_offset = 0;  // int8, int4
   size_t value_min_offset = 0;    // int4
-  size_t key_mean_offset = 0;     // int4: codes
-  size_t key_mean_bytes = 0;      // int4: the codes of one tile's mean
+  size_t key_mean_offset = 0;     // int4 keys: codes
+  size_t key_mean_bytes = 0;      // int4 keys: the codes of one tile's mean
   size_t key_mean_scale_offset = 0;
   size_t used_bytes = 0;          // of a head, without the padding between its parts
   size_t head_bytes = 0;          // a multiple of 64

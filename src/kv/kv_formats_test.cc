@@ -59,6 +59,12 @@ TEST(KvFormats, QuantisedBytesCountTheScales) {
             8u * (30 * 260 + 2 * 256 + 4 * 256));
   EXPECT_EQ(bytes("int8", {{3, 33, 20}}, 16), 3u * (36 + 20 + 4));  // keys are padded to quads
 
+  // Short keys stay bf16; values are codes with a scale, or with a scale and a minimum.
+  EXPECT_EQ(bytes("int8", {{4, 8, 8}}, 32), 4u * (16 + 8 + 2));
+  EXPECT_EQ(bytes("int4", {{4, 8, 8}}, 32), 4u * (16 + 4 + 4));
+  EXPECT_EQ(bytes("int8", {{4, 15, 16}}, 32), 4u * (32 + 16 + 2));
+  EXPECT_EQ(bytes("int8", {{4, 16, 16}}, 32), 4u * (16 + 2 + 16 + 2));
+
   // int4, keys: 4 bits, 32 of scale and minimum for each 32 elements, and a mean of 8 bits for each
   // 16 tokens (with a scale of 16 bits); values: 4 bits and 32 for each 64 elements.
   const double key = 128 * (4 + 1 + 0.5) / 8 + 2.0 / 16, value = 128 * (4 + 0.5) / 8;
@@ -80,14 +86,15 @@ TEST(KvFormats, PartsOfABlockDoNotOverlap) {
         EXPECT_GE(l.head_bytes, l.used_bytes);
         if (format == KvFormat::kInt8) {
           EXPECT_EQ(l.key_scale_offset, l.value_offset + tokens / 4 * l.value_run_bytes);
-          EXPECT_EQ(l.value_scale_offset, l.key_scale_offset + 2 * tokens);
+          EXPECT_EQ(l.value_scale_offset, l.key_scale_offset + (key_dim < 16 ? 0 : 2 * tokens));
           EXPECT_GE(l.head_bytes, l.key_scale_offset + 64);  // room to read whole vectors
         }
         if (format == KvFormat::kInt4) {
           EXPECT_EQ(l.value_scale_offset, l.value_offset + tokens / 8 * l.value_run_bytes);
           EXPECT_GE(l.key_mean_offset, l.value_scale_offset + 64);
           EXPECT_LE(l.value_min_offset, l.key_mean_offset);
-          EXPECT_LT(l.key_mean_offset, l.key_mean_scale_offset);
+          EXPECT_EQ(l.key_mean_scale_offset,
+                    l.key_mean_offset + tokens / 16 * (key_dim < 16 ? 0 : (key_dim + 3) / 4 * 4));
         }
       }
     }

@@ -71,7 +71,7 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
     highest = std::max(highest, w.end[r]);
   }
   if (lowest >= highest) return;
-  if (job.has_codes()) {
+  if (job.has_key_codes()) {
     compute_scores_codes(job, unit, chunk, lowest, highest, w);
   } else {
     compute_scores_plain(job, unit, chunk, lowest, highest, w);
@@ -89,7 +89,7 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
     job.kernels.softmax(softmax);
     w.parts[r] = {softmax.maximum, softmax.sum};
   }
-  if (job.has_codes()) {
+  if (job.has_value_codes()) {
     add_values_codes(job, unit, chunk, lowest, highest, w);
   } else {
     add_values_plain(job, unit, chunk, w);
@@ -97,7 +97,7 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
 }
 
 void pack_queries(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
-  if (job.has_codes()) return pack_queries_codes(job, unit, chunk, w);
+  if (job.has_key_codes()) return pack_queries_codes(job, unit, chunk, w);
   pack_queries_plain(job, unit, chunk, w);
 }
 
@@ -251,13 +251,13 @@ void for_each_unit(const std::vector<AttentionUnit>& units, std::atomic<size_t>&
 
 size_t key_units(const KvLayerLayout& layout) {
   const auto dim = static_cast<uint64_t>(layout.key_dim);
-  switch (layout.format) {
+  switch (layout.key_format) {
     case KvFormat::kF32: return dim;
     case KvFormat::kBF16: return ceil_div(dim, 2);
     case KvFormat::kInt8:
     case KvFormat::kInt4: return ceil_div(dim, 4);
   }
-  QUIPU_CHECK(false, "format {}", static_cast<int>(layout.format));
+  QUIPU_CHECK(false, "format {}", static_cast<int>(layout.key_format));
 }
 
 }  // namespace
@@ -286,13 +286,13 @@ size_t lay_out_workspace(const AttentionJob& job, AttentionWorkspace& w, std::by
   parts.take(w.part_values, kRowTile * job.value_stride);
   parts.take(w.values, kRowTile * job.value_stride);
   parts.take(w.q, kRowTile * job.key_units);
-  if (!job.has_codes()) return parts.used();
+  if (!job.has_value_codes()) return parts.used();
   const auto key_dim = static_cast<size_t>(job.view.layout.key_dim);
   parts.take(w.weights, kRowTile * kChunk / 4);
   parts.take(w.sums, kRowTile * job.value_stride);
   parts.take(w.q_sums, kRowTile * ceil_div(key_dim, kKeyGroup));
   parts.take(w.scaled, std::max<size_t>(kChunk, key_dim));
-  if (!job.is_int4()) return parts.used();
+  if (!job.has_int4_keys()) return parts.used();
   parts.take(w.mean_tiles, kChunk / (kLanes * kLanes) * job.key_units * 4 * kLanes);
   parts.take(w.base, kRowTile * kChunk / kLanes);
   return parts.used();

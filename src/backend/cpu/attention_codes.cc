@@ -99,7 +99,7 @@ void score_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, i
 void add_value_group(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                      int highest, size_t group, AttentionWorkspace& w) {
   const KvLayerLayout& layout = job.view.layout;
-  const bool int4 = job.is_int4();
+  const bool int4 = job.has_int4_values();
   const auto rows = static_cast<size_t>(unit_rows(unit));
   const auto block_tokens = static_cast<size_t>(layout.block_tokens);
   const size_t first_dim = group * kValueGroup;
@@ -149,7 +149,7 @@ void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int 
   const auto dim = static_cast<size_t>(job.view.layout.key_dim);
   for (size_t r = 0; r < rows; ++r) {
     const float* q = row_query(job, unit, chunk, static_cast<int>(r));
-    if (job.is_int4()) {  // rotated as the keys are
+    if (job.has_int4_keys()) {  // rotated as the keys are
       std::copy(q, q + dim, w.scaled);
       rotate_hadamard(w.scaled, dim);
       q = w.scaled;
@@ -162,7 +162,7 @@ void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int 
 
 void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                           int highest, AttentionWorkspace& w) {
-  if (job.is_int4()) multiply_means(job, unit, chunk, lowest, highest, w);
+  if (job.has_int4_keys()) multiply_means(job, unit, chunk, lowest, highest, w);
   const bool few = unit_rows(unit) <= kFewRows;
   int t = lowest / kLanes * kLanes;
   while (t < highest) {
@@ -170,7 +170,7 @@ void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, in
     // Few rows: two tiles of one block, so that what lies ahead is one run of memory.
     const int together = few ? std::min(2, run_in_block(job, t, kChunk) / kLanes) : kTileGroup;
     const int count = std::min(together, (highest - t + kLanes - 1) / kLanes);
-    if (job.is_int4()) {
+    if (job.has_int4_keys()) {
       score_int4(job, unit, chunk, t, count, ahead, w);
     } else {
       score_int8(job, unit, chunk, t, count, highest, ahead, w);
@@ -181,9 +181,10 @@ void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, in
 
 void add_values_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                       int highest, AttentionWorkspace& w) {
-  const size_t groups = job.is_int4() ? ceil_div(static_cast<uint64_t>(job.view.layout.value_dim),
-                                                 kValueGroup)
-                                      : 1;
+  const size_t groups =
+      job.has_int4_values()
+          ? ceil_div(static_cast<uint64_t>(job.view.layout.value_dim), kValueGroup)
+          : 1;
   for (size_t group = 0; group < groups; ++group) {
     add_value_group(job, unit, chunk, lowest, highest, group, w);
   }

@@ -11,7 +11,7 @@ void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, int 
   const auto dim = static_cast<size_t>(job.view.layout.key_dim);
   for (size_t r = 0; r < rows; ++r) {
     const float* q = row_query(job, unit, chunk, static_cast<int>(r));
-    if (job.view.layout.format == KvFormat::kF32) {
+    if (job.view.layout.key_format == KvFormat::kF32) {
       job.kernels.pack_f32(q, dim, reinterpret_cast<float*>(w.q) + r, rows);
     } else {
       job.kernels.pack_bf16(q, dim, reinterpret_cast<uint32_t*>(w.q) + r, rows);
@@ -23,7 +23,7 @@ void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, int 
 void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                           int highest, AttentionWorkspace& w) {
   const int rows = unit_rows(unit);
-  const Pack pack = job.view.layout.format == KvFormat::kF32 ? Pack::kF32 : Pack::kBf16;
+  const Pack pack = job.view.layout.key_format == KvFormat::kF32 ? Pack::kF32 : Pack::kBf16;
   const DotFn dot = job.kernels.dot[static_cast<int>(pack)];
   const bool few = rows <= kFewRows;
   const int block_tokens = job.view.layout.block_tokens;

@@ -38,9 +38,11 @@ struct AttentionJob {
   RowState* part_states = nullptr;  // split chunks
   float* part_values = nullptr;
 
-  bool has_codes() const { return kv_format_has_codes(view.layout.format); }
-  bool is_int4() const { return view.layout.format == KvFormat::kInt4; }
-  size_t run_tokens() const { return is_int4() ? 8 : 4; }  // tokens in a run of values
+  bool has_key_codes() const { return kv_format_has_codes(view.layout.key_format); }
+  bool has_value_codes() const { return kv_format_has_codes(view.layout.format); }
+  bool has_int4_keys() const { return view.layout.key_format == KvFormat::kInt4; }
+  bool has_int4_values() const { return view.layout.format == KvFormat::kInt4; }
+  size_t run_tokens() const { return has_int4_values() ? 8 : 4; }  // tokens in a run of values
 };
 
 // One thread's working memory for one tile of rows.
@@ -54,8 +56,8 @@ struct AttentionWorkspace {
   int32_t* sums;        // [kRowTile][value_stride]
   int32_t* q_sums;      // [groups][rows] of the codes of each query
   float* scaled;        // [max(kChunk, key_dim)]
-  uint8_t* mean_tiles;  // int4: [kChunk / 256][key_units][16][4]: means of the chunk's tiles
-  float* base;          // int4: [kRowTile][kChunk / 16]: products of queries and means
+  uint8_t* mean_tiles;  // int4 keys: [kChunk / 256][key_units][16][4]: means of the chunk's tiles
+  float* base;          // int4 keys: [kRowTile][kChunk / 16]: products of queries and means
   // By row.
   RowState parts[kRowTile];
   RowState states[kRowTile];
@@ -117,7 +119,7 @@ inline const uint8_t* value_data(const AttentionJob& job, const AttentionUnit& u
                                  int32_t position) {
   const KvLayerLayout& layout = job.view.layout;
   const auto offset = static_cast<size_t>(position % layout.block_tokens);
-  const size_t at = job.has_codes() ? offset / job.run_tokens() * layout.value_run_bytes
+  const size_t at = job.has_value_codes() ? offset / job.run_tokens() * layout.value_run_bytes
                                     : offset * layout.value_row_bytes;
   return head_data(job, unit, position) + layout.value_offset + at;
 }

@@ -292,19 +292,26 @@ Rows int4_keys(const float* x, size_t tokens, size_t stride, size_t n) {
 
 enum class Part { kKeys, kValues };
 
+// Short keys are never codes.
+KvFormat stored_format(const Shape& s, Part part) {
+  const bool plain = part == Part::kKeys && kv_format_has_codes(s.format) && s.key_dim < 16;
+  return plain ? KvFormat::kBF16 : s.format;
+}
+
 // Keys or values of one head as they are stored; int4 keys are rotated.
 Rows stored_rows(const Shape& s, const Tokens& tokens, Part part, size_t head) {
   const auto n = static_cast<size_t>(part == Part::kKeys ? s.key_dim : s.value_dim);
   const size_t stride = n * static_cast<size_t>(s.kv_heads);
   const float* x = (part == Part::kKeys ? tokens.k : tokens.v).data() + head * n;
-  if (s.format == KvFormat::kInt4 && part == Part::kKeys)
+  const KvFormat format = stored_format(s, part);
+  if (format == KvFormat::kInt4 && part == Part::kKeys)
     return int4_keys(x, tokens.count, stride, n);
   Rows rows;
   for (size_t t = 0; t < tokens.count; ++t, x += stride) {
     std::vector<double> row(x, x + n);
-    if (s.format == KvFormat::kInt8) row = int8_row(x, n);
-    if (s.format == KvFormat::kInt4) row = int4_row(x, n, 64);
-    if (s.format == KvFormat::kBF16) {
+    if (format == KvFormat::kInt8) row = int8_row(x, n);
+    if (format == KvFormat::kInt4) row = int4_row(x, n, 64);
+    if (format == KvFormat::kBF16) {
       for (double& value : row) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
     }
     rows.push_back(std::move(row));
@@ -317,11 +324,11 @@ Rows stored_rows(const Shape& s, const Tokens& tokens, Part part, size_t head) {
 std::vector<double> seen_query(const Shape& s, const float* q) {
   const auto n = static_cast<size_t>(s.key_dim);
   std::vector<double> seen(q, q + n);
-  if (s.format == KvFormat::kInt4) {
+  if (stored_format(s, Part::kKeys) == KvFormat::kInt4) {
     const auto turned = rotated(q, n);
     seen.assign(turned.begin(), turned.end());
   }
-  if (s.format == KvFormat::kBF16) {
+  if (stored_format(s, Part::kKeys) == KvFormat::kBF16) {
     for (double& value : seen) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
   }
   return seen;

@@ -34,21 +34,27 @@ uint16_t load_u16(const std::byte* p) {
 }
 void store_u16(std::byte* p, uint16_t value) { std::memcpy(p, &value, sizeof(value)); }
 
-// One token of one head: its key into lane `offset % 16` of its tile, its value into its row.
-void write_floats(const Writer& w, std::byte* head, size_t offset, const float* k, const float* v) {
+// One token of one head: its key goes into lane `offset % 16` of its tile, its value into its row.
+void write_key_plain(const Writer& w, std::byte* head, size_t offset, const float* k) {
   const size_t lane = offset % kTile;
   std::byte* tile = head + offset / kTile * w.layout.key_tile_bytes;
-  std::byte* row = head + w.layout.value_offset + offset * w.layout.value_row_bytes;
-  if (w.layout.format == KvFormat::kF32) {
+  if (w.layout.key_format == KvFormat::kF32) {
     w.kernels.pack_f32(k, w.key_dim(), reinterpret_cast<float*>(tile) + lane, kTile);
-    std::memcpy(row, v, w.layout.value_row_bytes);
   } else {
     w.kernels.pack_bf16(k, w.key_dim(), reinterpret_cast<uint32_t*>(tile) + lane, kTile);
+  }
+}
+
+void write_value_plain(const Writer& w, std::byte* head, size_t offset, const float* v) {
+  std::byte* row = head + w.layout.value_offset + offset * w.layout.value_row_bytes;
+  if (w.layout.format == KvFormat::kF32) {
+    std::memcpy(row, v, w.layout.value_row_bytes);
+  } else {
     w.kernels.to_bf16(v, reinterpret_cast<uint16_t*>(row), w.value_dim());
   }
 }
 
-void write_int8(const Writer& w, std::byte* head, size_t offset, const float* k, const float* v) {
+void write_key_int8(const Writer& w, std::byte* head, size_t offset, const float* k) {
   const KvLayerLayout& layout = w.layout;
   EncodeArgs key{k, w.key_dim(), w.bytes, 0};
   w.codes.encode(key);
@@ -57,7 +63,10 @@ void write_int8(const Writer& w, std::byte* head, size_t offset, const float* k,
     std::memcpy(tile + d * kTile + offset % kTile * 4, w.bytes + d, 4);
   }
   store_u16(head + layout.key_scale_offset + 2 * offset, key.scale);
+}
 
+void write_value_int8(const Writer& w, std::byte* head, size_t offset, const float* v) {
+  const KvLayerLayout& layout = w.layout;
   EncodeArgs value{v, w.value_dim(), w.bytes, 0};
   w.codes.encode(value);
   std::byte* run = head + layout.value_offset + offset / 4 * layout.value_run_bytes + offset % 4;
@@ -192,6 +201,24 @@ void write_value_int4(const Writer& w, std::byte* head, size_t offset, const flo
   }
 }
 
+void write_key(const Writer& w, std::byte* head, size_t offset, const float* k) {
+  switch (w.layout.key_format) {
+    case KvFormat::kF32:
+    case KvFormat::kBF16: return write_key_plain(w, head, offset, k);
+    case KvFormat::kInt8: return write_key_int8(w, head, offset, k);
+    case KvFormat::kInt4: return write_key_int4(w, head, offset, k);
+  }
+}
+
+void write_value(const Writer& w, std::byte* head, size_t offset, const float* v) {
+  switch (w.layout.format) {
+    case KvFormat::kF32:
+    case KvFormat::kBF16: return write_value_plain(w, head, offset, v);
+    case KvFormat::kInt8: return write_value_int8(w, head, offset, v);
+    case KvFormat::kInt4: return write_value_int4(w, head, offset, v);
+  }
+}
+
 }  // namespace
 
 size_t kv_write_scratch_bytes(const KvLayerLayout& layout) {
@@ -208,8 +235,8 @@ void write_heads(const KvWriteArgs& args, const KernelTable& kernels, const Code
   const Writer w{kernels, codes,        layout,
                  floats,  floats + dim, reinterpret_cast<uint8_t*>(floats + 2 * dim)};
   const auto block_tokens = static_cast<size_t>(args.kv.block_tokens);
-  const bool int4 = layout.format == KvFormat::kInt4;
-  QUIPU_CHECK(!int4 || args.sequences > 0, "int4 needs positions and block tables");
+  const bool has_means = layout.key_format == KvFormat::kInt4;
+  QUIPU_CHECK(!has_means || args.sequences > 0, "int4 needs positions and block tables");
   const auto head_of = [&](size_t block, size_t h) {
     return args.kv.base + block * args.kv.block_bytes + view.offset_in_block +
            h * layout.head_bytes;
@@ -222,13 +249,8 @@ void write_heads(const KvWriteArgs& args, const KernelTable& kernels, const Code
       const size_t offset = slot % block_tokens;
       const float* k = args.k + t * args.k_stride + h * w.key_dim();
       const float* v = args.v + t * args.v_stride + h * w.value_dim();
-      if (!int4) {
-        const auto write = layout.format == KvFormat::kInt8 ? write_int8 : write_floats;
-        write(w, head, offset, k, v);
-        continue;
-      }
-      while (args.query_start[sequence + 1] <= static_cast<int32_t>(t)) ++sequence;
-      if (offset % kTile == 0) {
+      if (has_means && offset % kTile == 0) {
+        while (args.query_start[sequence + 1] <= static_cast<int32_t>(t)) ++sequence;
         const auto position = static_cast<size_t>(args.positions[t]);
         const std::byte* before = nullptr;
         size_t offset_before = 0;
@@ -242,8 +264,8 @@ void write_heads(const KvWriteArgs& args, const KernelTable& kernels, const Code
         }
         write_mean(w, head, offset / kTile, before, offset_before / kTile);
       }
-      write_key_int4(w, head, offset, k);
-      write_value_int4(w, head, offset, v);
+      write_key(w, head, offset, k);
+      write_value(w, head, offset, v);
     }
   }
 }
