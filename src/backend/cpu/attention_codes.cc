@@ -58,7 +58,7 @@ void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chun
     }
     const uint8_t* tiles[] = {tile};
     const uint16_t* tile_scales[] = {scales};
-    job.codes.key_codes({tiles, tile_scales, 1, job.key_units, w.q, w.q_sums,
+    job.codes.key_codes({tiles, tile_scales, 1, job.key_units, w.q, w.q_start,
                          static_cast<size_t>(rows), rows, w.base + from / kLanes, kChunk / kLanes});
   }
 }
@@ -73,7 +73,7 @@ void score_int8(const AttentionJob& job, const AttentionUnit& unit, int chunk, i
     tiles[i] = key_tile(job, unit, chunk_start(chunk) + t + i * kLanes);
     scales[i] = scales_at(job, unit, chunk_start(chunk) + t + i * kLanes, scale_offset);
   }
-  KeyCodesArgs args{tiles, scales, count, job.key_units, w.q, w.q_sums, static_cast<size_t>(rows),
+  KeyCodesArgs args{tiles, scales, count, job.key_units, w.q, w.q_start, static_cast<size_t>(rows),
                     rows, w.scores + t, kChunk, ahead};
   if (ahead != nullptr) {
     const int next = chunk_start(chunk) + std::min(t + kAhead, highest - 1);
@@ -154,9 +154,10 @@ void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int 
       rotate_hadamard(w.scaled, dim);
       q = w.scaled;
     }
-    QueryCodesArgs args{q, dim, w.q + r, w.q_sums + r, rows, 0.0f};
+    QueryCodesArgs args{q, dim, w.q + r, w.q_sums + r, rows, 0.0f, 0};
     job.codes.query_codes(args);
     w.q_scale[r] = args.scale;
+    w.q_start[r] = args.start;
   }
 }
 

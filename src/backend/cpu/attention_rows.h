@@ -54,7 +54,7 @@ struct AttentionWorkspace {
   // Codes only.
   uint64_t* weights;    // [kChunk / 4][rows] quads of wide codes
   int32_t* sums;        // [kRowTile][value_stride]
-  int32_t* q_sums;      // [groups][rows] of the codes of each query
+  float* q_sums;        // int4 keys: [groups][rows] of the codes of each query
   float* scaled;        // [max(kChunk, key_dim)]
   uint8_t* mean_tiles;  // int4 keys: [kChunk / 256][key_units][16][4]: means of the chunk's tiles
   float* base;          // int4 keys: [kRowTile][kChunk / 16]: products of queries and means
@@ -63,6 +63,7 @@ struct AttentionWorkspace {
   RowState states[kRowTile];
   int begin[kRowTile], end[kRowTile];  // positions of the chunk that it sees
   float q_scale[kRowTile];             // of its query's codes; 1 for floats
+  int32_t q_start[kRowTile];           // codes: what its sums of products start with
 };
 
 AttentionWorkspace make_workspace(const AttentionJob& job, std::byte* memory);
@@ -144,7 +145,8 @@ inline const uint8_t* after_values(const AttentionJob& job, const AttentionUnit&
 }
 
 // For the rows of a unit, by family:
-// - pack_queries: for a chunk (only the sinks have queries of their own), w.q, w.q_scale and, for codes, w.q_sums.
+// - pack_queries: for a chunk (only the sinks have queries of their own), w.q, w.q_scale and, for codes, w.q_sums
+//   and w.q_start.
 // - compute_scores: w.scores against the key tiles of positions [lowest, highest) of a chunk, to be
 //   multiplied by w.q_scale.
 // - add_values: w.part_values from w.scores, which hold softmax weights by now; zero for a row that

@@ -67,11 +67,12 @@ TEST_P(CodesTest, ZerosAndRowsThatAreNotFinite) {
 
   std::vector<uint64_t> x(4);
   std::vector<float> q{0, 0, 0};
-  int32_t sum = 7;
-  QueryCodesArgs query{q.data(), 3, x.data(), &sum, 1, 7};
+  float sum = 7;
+  QueryCodesArgs query{q.data(), 3, x.data(), &sum, 1, 7, 7};
   kernels().query_codes(query);
   EXPECT_EQ(query.scale, 0);
   EXPECT_EQ(sum, 0);
+  EXPECT_EQ(query.start, 0);
   q[1] = infinity;
   kernels().query_codes(query);
   EXPECT_TRUE(std::isnan(query.scale));
@@ -102,16 +103,17 @@ struct Keys {
 
 struct Queries {
   Queries(const CodeKernels& kernels, const std::vector<float>& q, size_t rows, size_t dim)
-      : x((dim + 3) / 4 * rows, ~uint64_t{0}), scales(rows), sums((dim + 31) / 32 * rows) {
+      : x((dim + 3) / 4 * rows, ~uint64_t{0}), scales(rows), sums((dim + 31) / 32 * rows), starts(rows) {
     for (size_t r = 0; r < rows; ++r) {
-      QueryCodesArgs args{q.data() + r * dim, dim, x.data() + r, sums.data() + r, rows, 0};
+      QueryCodesArgs args{q.data() + r * dim, dim, x.data() + r, sums.data() + r, rows, 0, 0};
       kernels.query_codes(args);
       scales[r] = args.scale;
+      starts[r] = args.start;
     }
   }
   std::vector<uint64_t> x;
-  std::vector<float> scales;
-  std::vector<int32_t> sums;
+  std::vector<float> scales, sums;
+  std::vector<int32_t> starts;
 };
 
 std::vector<float> scores_of(const CodeKernels& kernels, const Keys& keys, const Queries& queries,
@@ -120,7 +122,7 @@ std::vector<float> scores_of(const CodeKernels& kernels, const Keys& keys, const
   std::vector<float> out(rows * tiles * 16);
   KeyCodesArgs args{keys.tile_pointers.data(),   keys.scale_pointers.data(),
                     static_cast<int>(tiles),     keys.quads,
-                    queries.x.data() + first,    queries.sums.data() + first,
+                    queries.x.data() + first,    queries.starts.data() + first,
                     queries.scales.size(),       static_cast<int>(rows),
                     out.data(),                  tiles * 16};
   if (ahead) {
@@ -170,6 +172,7 @@ TEST_P(CodesTest, ScoresHaveTheBitsOfTheScalarSetForAnyRows) {
     const auto expected = scores_of(scalar_code_kernels(), keys, expected_queries, 0, rows, false);
     const Queries queries(kernels(), q, rows, dim);
     EXPECT_EQ(queries.sums, expected_queries.sums);
+    EXPECT_EQ(queries.starts, expected_queries.starts);
     EXPECT_TRUE(same_bits(queries.scales, expected_queries.scales));
     for (size_t first = 0; first < rows; first += 4) {
       for (size_t count = 1; first + count <= rows; ++count) {
@@ -400,7 +403,7 @@ TEST_P(CodesTest, LargestSumsFit) {
   const uint8_t* tiles[] = {tile.data()};
   const uint16_t* scales[] = {scale.data()};
   std::vector<float> out(16);
-  kernels().key_codes({tiles, scales, 1, kDim / 4, queries.x.data(), queries.sums.data(), 1, 1,
+  kernels().key_codes({tiles, scales, 1, kDim / 4, queries.x.data(), queries.starts.data(), 1, 1,
                        out.data(), 16});
   EXPECT_NEAR(out[3] * queries.scales[0], 127.0 * kDim, 127.0 * kDim * 1e-4);
 

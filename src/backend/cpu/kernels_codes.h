@@ -36,9 +36,10 @@ struct QueryCodesArgs {
   const float* q;  // SHAPE: [n]
   size_t n;
   uint64_t* x;  // SHAPE: [n / 4 rounded up], stride apart
-  int32_t* sums;  // SHAPE: [groups], stride apart: of the codes of each kKeyGroup elements
+  float* group_sums;  // SHAPE: [groups], stride apart: of the codes of each kKeyGroup elements
   size_t stride;
-  float scale;  // out
+  float scale;    // out
+  int32_t start;  // out: -128 * the sum of all codes
 };
 
 // int8: out[r][16 * i + lane] = scales[i][lane] * sum over d of (code - 128) * x[d][r].
@@ -47,8 +48,8 @@ struct KeyCodesArgs {
   const uint16_t* const* scales;  // SHAPE: [tile_count]: bf16 [16]
   int tile_count;
   size_t quads;
-  const uint64_t* x;    // SHAPE: [quads][stride]
-  const int32_t* sums;  // SHAPE: [groups][stride], as query_codes gives them
+  const uint64_t* x;      // SHAPE: [quads][stride]
+  const int32_t* starts;  // SHAPE: [rows], as query_codes gives them
   size_t stride;
   int rows;
   float* out;  // SHAPE: [rows][out_stride]
@@ -64,8 +65,8 @@ struct KeyNibblesArgs {
   const uint8_t* const* tiles;  // SHAPE: [tile_count]
   int tile_count;
   size_t quads;
-  const uint64_t* x;
-  const int32_t* sums;
+  const uint64_t* x;        // SHAPE: [quads][stride]
+  const float* group_sums;  // SHAPE: [groups][stride], as query_codes gives them
   size_t stride;
   int rows;
   const float* base;  // SHAPE: [rows][base_stride]

@@ -35,9 +35,11 @@ QUIPU_INLINE void load_nibbles(const uint8_t* p, QuadVec& low, QuadVec& high) {
 }
 QUIPU_INLINE QuadSum start_quads(const IntVec& init) { return {init.a, init.b}; }
 QUIPU_INLINE void add_quads(const QuadVec& codes, const uint64_t* x, QuadSum& sum) {
-  int32_t pairs[2];
-  memcpy(pairs, x, 8);
-  const __m256i even = _mm256_set1_epi32(pairs[0]), odd = _mm256_set1_epi32(pairs[1]);
+  // Two loads that broadcast: one of 8 bytes would go through a general register.
+  int32_t first, second;
+  memcpy(&first, x, 4);
+  memcpy(&second, reinterpret_cast<const char*>(x) + 4, 4);
+  const __m256i even = _mm256_set1_epi32(first), odd = _mm256_set1_epi32(second);
   sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(codes.even[0], even));
   sum.b = _mm256_add_epi32(sum.b, _mm256_madd_epi16(codes.even[1], even));
   sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(codes.odd[0], odd));

@@ -25,10 +25,12 @@ QUIPU_INLINE void load_nibbles(const uint8_t* p, QuadVec& low, QuadVec& high) {
 }
 QUIPU_INLINE QuadSum start_quads(const IntVec& init) { return {_mm512_setzero_si512(), init.v}; }
 QUIPU_INLINE void add_quads(const QuadVec& codes, const uint64_t* x, QuadSum& sum) {
-  int32_t quads[2];
-  memcpy(quads, x, 8);
-  sum.high = _mm512_dpbusd_epi32(sum.high, codes.v, _mm512_set1_epi32(quads[0]));
-  sum.low = _mm512_dpbusd_epi32(sum.low, codes.v, _mm512_set1_epi32(quads[1]));
+  // Two loads that broadcast: one of 8 bytes would go through a general register.
+  int32_t high, low;
+  memcpy(&high, x, 4);
+  memcpy(&low, reinterpret_cast<const char*>(x) + 4, 4);
+  sum.high = _mm512_dpbusd_epi32(sum.high, codes.v, _mm512_set1_epi32(high));
+  sum.low = _mm512_dpbusd_epi32(sum.low, codes.v, _mm512_set1_epi32(low));
 }
 QUIPU_INLINE IntVec total_quads(const QuadSum& sum) {
   return {_mm512_add_epi32(_mm512_slli_epi32(sum.high, 7), sum.low)};
