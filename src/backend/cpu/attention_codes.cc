@@ -44,17 +44,23 @@ void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chun
   for (int from = lowest / kMeanTile * kMeanTile; from < highest; from += kMeanTile) {
     uint8_t* tile = w.mean_tiles + static_cast<size_t>(from / kMeanTile) * tile_bytes;
     uint16_t scales[kLanes] = {};
+    const uint8_t* means[kLanes] = {};
+    // The means lie far apart: all are asked for before the first is waited for.
     for (int lane = 0; lane < kLanes; ++lane) {
       const int t = from + lane * kLanes;
       if (t + kLanes <= lowest || t >= highest) continue;
       const int32_t position = chunk_start(chunk) + t;
       const uint8_t* head = head_data(job, unit, position);
       const auto index = static_cast<size_t>(position % layout.block_tokens / kLanes);
-      const uint8_t* mean = head + layout.key_mean_offset + index * layout.key_mean_bytes;
-      for (size_t quad = 0; quad < job.key_units; ++quad) {
-        std::memcpy(tile + quad * 4 * kLanes + 4 * lane, mean + 4 * quad, 4);
-      }
+      means[lane] = head + layout.key_mean_offset + index * layout.key_mean_bytes;
+      for (size_t i = 0; i < layout.key_mean_bytes; i += 64) __builtin_prefetch(means[lane] + i);
       std::memcpy(&scales[lane], head + layout.key_mean_scale_offset + 2 * index, 2);
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (means[lane] == nullptr) continue;
+      for (size_t quad = 0; quad < job.key_units; ++quad) {
+        std::memcpy(tile + quad * 4 * kLanes + 4 * lane, means[lane] + 4 * quad, 4);
+      }
     }
     const uint8_t* tiles[] = {tile};
     const uint16_t* tile_scales[] = {scales};
@@ -163,8 +169,8 @@ void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int 
 
 void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                           int highest, AttentionWorkspace& w) {
-  if (job.has_int4_keys()) multiply_means(job, unit, chunk, lowest, highest, w);
   const bool few = unit_rows(unit) <= kFewRows;
+  if (job.has_int4_keys()) multiply_means(job, unit, chunk, lowest, highest, w);
   int t = lowest / kLanes * kLanes;
   while (t < highest) {
     const uint8_t* ahead = few ? after_keys(job, unit, chunk, t, lowest, highest) : nullptr;
