@@ -124,10 +124,11 @@ class LlamaCpp:
 
 
 class Session:
-    """One model and one context with one sequence; positions count up from 0."""
+    """One model and one context; positions of each sequence count up from 0. `context` counts the
+    tokens of all sequences, of which each gets an equal share."""
 
     def __init__(self, llama, path, *, threads=2, kv="f32", context=512, batch=512, repack=True,
-                 flash=-1):
+                 flash=-1, sequences=1):
         self.llama, self.lib = llama, llama.lib
         model_params = self.lib.llama_model_default_params()
         model_params.write(_USE_EXTRA_BUFFERS_OFFSET, "?", repack)
@@ -138,7 +139,7 @@ class Session:
         self.vocab = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
         params = self.lib.llama_context_default_params()
         for name, value in {"n_ctx": context, "n_batch": max(batch, 32), "n_ubatch": max(batch, 32),
-                            "n_threads": threads, "n_threads_batch": threads,
+                            "n_seq_max": sequences, "n_threads": threads, "n_threads_batch": threads,
                             "flash_attn_type": flash,
                             "type_k": KV_TYPES[kv], "type_v": KV_TYPES[kv]}.items():
             offset, form, _ = _CONTEXT_FIELDS[name]
@@ -147,7 +148,7 @@ class Session:
         if not self.context:
             raise RuntimeError(f"llama.cpp: no context for {path}: {llama.last_errors()}")
         self.batch_max = max(batch, 32)
-        self.position = 0
+        self.positions = [0] * sequences
 
     def close(self):
         self.lib.llama_free(self.context)
@@ -156,14 +157,14 @@ class Session:
     def clear(self):
         """Forgets all tokens."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
-        self.position = 0
+        self.positions = [0] * len(self.positions)
 
     def truncate(self, tokens):
-        """Forgets every token from position `tokens` on."""
+        """Forgets every token of the first sequence from position `tokens` on."""
         memory = self.lib.llama_get_memory(self.context)
         if not self.lib.llama_memory_seq_rm(memory, 0, tokens, -1):
             raise RuntimeError("llama.cpp could not truncate its cache")
-        self.position = tokens
+        self.positions[0] = tokens
 
     def feed(self, tokens, every=False):
         """Runs tokens; returns the logits of the last one, or of every one, as lists of floats."""
@@ -175,21 +176,30 @@ class Session:
             rows += [self.logits(i) for i in wanted]
         return rows if every else rows[-1]
 
-    def decode(self, part, every=False):
-        """One llama_decode of at most batch_max tokens."""
-        n = len(part)
+    def decode(self, part, every=False, sequence=0):
+        """One llama_decode of at most batch_max tokens of one sequence."""
+        wanted = [1] * len(part) if every else [0] * (len(part) - 1) + [1]
+        self._decode(part, [sequence] * len(part), wanted)
+
+    def decode_step(self, tokens):
+        """One llama_decode of one token for each sequence, with the logits of all."""
+        self._decode(tokens, range(len(tokens)), [1] * len(tokens))
+
+    def _decode(self, tokens, sequences, wanted):
+        n = len(tokens)
         ints, int_pointer = ctypes.c_int32 * n, ctypes.POINTER(ctypes.c_int32)
-        sequence_zero = ctypes.cast((ctypes.c_int32 * 1)(0), int_pointer)
-        batch = _Batch(n_tokens=n, token=ints(*part), embd=None,
-                       pos=ints(*range(self.position, self.position + n)),
-                       n_seq_id=ints(*([1] * n)),
-                       seq_id=(int_pointer * n)(*([sequence_zero] * n)),
-                       logits=(ctypes.c_int8 * n)(*([1] * n if every else [0] * (n - 1) + [1])))
+        positions = []
+        for sequence in sequences:
+            positions.append(self.positions[sequence])
+            self.positions[sequence] += 1
+        ids = [ctypes.cast((ctypes.c_int32 * 1)(sequence), int_pointer) for sequence in sequences]
+        batch = _Batch(n_tokens=n, token=ints(*tokens), embd=None, pos=ints(*positions),
+                       n_seq_id=ints(*([1] * n)), seq_id=(int_pointer * n)(*ids),
+                       logits=(ctypes.c_int8 * n)(*wanted))
         code = self.lib.llama_decode(self.context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}: {self.llama.last_errors()}")
         self.lib.llama_synchronize(self.context)
-        self.position += n
 
     def logits(self, index):
         pointer = self.lib.llama_get_logits_ith(self.context, index)

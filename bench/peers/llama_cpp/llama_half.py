@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Times llama.cpp on one file; prints one JSON object of tokens per second.
 
-    llama_half.py MODEL --threads 2 --kv f16 --prompt 512 --gen 64 --depth 0,4096
+    llama_half.py MODEL --threads 2 --kv f16 --prompt 512 --gen 64 --depth 0,4096 [--users 16]
 
-Per depth: `prefill` is a chunk of --prompt tokens behind `depth` tokens, `decode` --gen single
-steps behind `depth` tokens (behind one token for depth 0). The caller repeats the program, so that
-it can alternate with the other engine.
+Per depth: `prefill` is a chunk of --prompt tokens behind `depth` tokens, `decode` --gen steps behind
+`depth` and the prompt's tokens, as `quipu bench` does it. With --users, decode is of so many
+sequences at once, the sum of all. The caller repeats the program, so that it can alternate with the
+other engine.
 """
 
 import argparse
@@ -30,10 +31,10 @@ def token_list(count, vocab):
     return out
 
 
-def fill(session, tokens):
+def fill(session, tokens, sequence=0):
     """Feeds tokens without asking for logits of every one."""
     for start in range(0, len(tokens), BATCH):
-        session.decode(tokens[start:start + BATCH])
+        session.decode(tokens[start:start + BATCH], sequence=sequence)
 
 
 def seconds(work):
@@ -42,21 +43,19 @@ def seconds(work):
     return time.perf_counter() - start
 
 
-def measure(session, depth, prompt, gen):
+def measure(session, options, depth):
     """Tokens per second at one depth."""
-    tokens = token_list(depth + prompt + gen + 1, session.vocab)
+    prompt, gen, users = options.prompt, options.gen, options.users
+    tokens = token_list(depth + prompt + gen, session.vocab)
     result = {"depth": depth}
     session.clear()
-    fill(session, tokens[:depth])
-    if prompt:
-        chunk = tokens[depth:depth + prompt]
-        result["prefill"] = prompt / seconds(lambda: fill(session, chunk))
-        session.truncate(depth)
-    if gen:
-        if depth == 0:
-            session.decode(tokens[:1])
-        steps = tokens[-gen:]
-        result["decode"] = gen / seconds(lambda: [session.decode([t]) for t in steps])
+    for user in range(users):
+        fill(session, tokens[:depth], user)
+    prompts = lambda: [fill(session, tokens[depth:depth + prompt], user) for user in range(users)]
+    result["prefill"] = users * prompt / seconds(prompts)
+    steps = tokens[-gen:]
+    result["decode"] = users * gen / seconds(
+        lambda: [session.decode_step([token] * users) for token in steps])
     return result
 
 
@@ -68,14 +67,17 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--gen", type=int, default=64)
     parser.add_argument("--depth", default="0,4096")
+    parser.add_argument("--users", type=int, default=1)
     options = parser.parse_args()
     depths = [int(depth) for depth in options.depth.split(",")]
     llama = llama_cpp.LlamaCpp(HERE / "node_modules/@node-llama-cpp/linux-x64")
     session = llama_cpp.Session(llama, options.model, threads=options.threads, kv=options.kv,
-                                context=max(depths) + options.prompt + options.gen + 64,
-                                batch=BATCH)
+                                context=options.users * (max(depths) + options.prompt +
+                                                         options.gen + 64),
+                                batch=BATCH, sequences=options.users)
     fill(session, token_list(32, session.vocab))  # the first pass repacks and faults pages in
-    rows = [measure(session, depth, options.prompt, options.gen) for depth in depths]
+    session.clear()
+    rows = [measure(session, options, depth) for depth in depths]
     print(json.dumps({"engine": "llama.cpp", "system": llama.system_info(), "rows": rows}))
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """llama.cpp and quipu in turn (A B A B ...) on one file: tokens per second and their ratio.
 
-    bench/peers/llama_cpp/run MODEL [--depth 0,4096] [--kv 16|8] [--repeat 3] [--json]
+    bench/peers/llama_cpp/run MODEL [--depth 0,4096] [--kv 16|8|4] [--users 1] [--repeat 3] [--json]
 
 Both engines get the same file, the same threads and the same number of tokens; the median of the
-repetitions counts and the spread is printed. quipu's figures are the timings that
-`quipu run --json` reports for the same token counts; prefill behind `depth` tokens is measured for
-llama.cpp only until `quipu bench` can.
+repetitions counts and the spread is printed. Prefill is of --prompt tokens behind `depth` tokens;
+decode of --gen tokens behind both, for --users sequences at once (the sum of all). quipu's half is
+`quipu bench`.
 """
 
 import argparse
@@ -17,10 +17,9 @@ import statistics
 import subprocess
 import sys
 
-from llama_half import token_list
-
 HERE = pathlib.Path(__file__).resolve().parent
-KV_FORMATS = {16: ("f16", "bf16"), 32: ("f32", "f32"), 8: ("q8_0", "int8")}  # llama.cpp, quipu
+# llama.cpp's name and quipu's, by bits.
+KV_FORMATS = {32: ("f32", "f32"), 16: ("f16", "bf16"), 8: ("q8_0", "int8"), 4: ("q4_0", "int4")}
 
 
 def call(arguments):
@@ -30,29 +29,24 @@ def call(arguments):
     return json.loads(done.stdout)
 
 
-def run_llama(options, depths):
-    """{(work, depth): tokens per second}."""
+def rates(rows):
+    """{(work, depth): tokens per second}, with what both halves report."""
+    return {(work, row["depth"]): row[work] for row in rows for work in ("prefill", "decode")}
+
+
+def run_llama(options):
     out = call([sys.executable, HERE / "llama_half.py", options.model, "--threads", options.threads,
                 "--kv", KV_FORMATS[options.kv][0], "--prompt", options.prompt, "--gen", options.gen,
-                "--depth", ",".join(map(str, depths))])
-    works = ("prefill", "decode")
-    return {(work, row["depth"]): row[work] for row in out["rows"] for work in works}
+                "--depth", options.depth, "--users", options.users])
+    return rates(out["rows"])
 
 
-def quipu_timings(options, prompt_tokens, gen):
-    tokens = ",".join(map(str, token_list(prompt_tokens, options.vocab_max)))
-    return call([options.quipu, "run", "-m", options.model, "--tokens", tokens, "-n", gen,
-                 "--temperature", 0, "--ignore-eos", "--threads", options.threads, "--kv-format",
-                 KV_FORMATS[options.kv][1], "--json", "--quiet"])["timings"]
-
-
-def run_quipu(options, depths):
-    """{(work, depth): tokens per second}. The first token of `run` belongs to prefill."""
-    rates = {("prefill", 0): quipu_timings(options, options.prompt, 1)["prefill_tokens_per_s"]}
-    for depth in depths:
-        timings = quipu_timings(options, max(depth, 1), options.gen + 1)
-        rates["decode", depth] = timings["decode_tokens_per_s"]
-    return rates
+def run_quipu(options):
+    out = call([options.quipu, "bench", "-m", options.model, "--threads", options.threads,
+                "--kv-format", KV_FORMATS[options.kv][1], "--prompt", options.prompt, "--gen",
+                options.gen, "--depth", options.depth, "--batch", options.users, "--repeat", 1,
+                "--json"])
+    return {(row["kind"], row["depth"]): row["tokens_per_s"] for row in out["rows"]}
 
 
 def spread(values):
@@ -71,10 +65,9 @@ def print_table(llama, quipu):
     print(f"{'work':<24}{'llama.cpp':>16}{'quipu':>16}{'ratio':>8}")
     for key, (theirs, their_spread) in llama.items():
         label = f"{key[0]} at {key[1]}"
-        ours, our_spread = quipu.get(key, (None, None))
-        ours_text = f"{ours:.1f} ±{our_spread:.0f}%" if ours else ""
-        ratio = f"{ours / theirs:.2f}" if ours else ""
-        print(f"{label:<24}{f'{theirs:.1f} ±{their_spread:.0f}%':>16}{ours_text:>16}{ratio:>8}")
+        ours, our_spread = quipu[key]
+        print(f"{label:<24}{f'{theirs:.1f} ±{their_spread:.0f}%':>16}"
+              f"{f'{ours:.1f} ±{our_spread:.0f}%':>16}{ours / theirs:>8.2f}")
 
 
 def main():
@@ -86,21 +79,20 @@ def main():
     parser.add_argument("--gen", type=int, default=64)
     parser.add_argument("--depth", default="0,4096")
     parser.add_argument("--kv", type=int, default=16, choices=sorted(KV_FORMATS))
+    parser.add_argument("--users", type=int, default=1, help="sequences at once")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--vocab-max", type=int, default=500, help="token ids stay below this")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    depths = [int(depth) for depth in options.depth.split(",")]
     llama_runs, quipu_runs = [], []
     for _ in range(options.repeat):
-        llama_runs.append(run_llama(options, depths))
-        quipu_runs.append(run_quipu(options, depths))
+        llama_runs.append(run_llama(options))
+        quipu_runs.append(run_quipu(options))
     llama, quipu = summarise(llama_runs), summarise(quipu_runs)
     if options.json:
         rows = [{"work": work, "depth": depth, "llama_cpp": llama[work, depth][0],
-                 "quipu": quipu.get((work, depth), (None,))[0]} for work, depth in llama]
+                 "quipu": quipu[work, depth][0]} for work, depth in llama]
         print(json.dumps({"model": options.model.name, "threads": options.threads,
-                          "kv_bits": options.kv, "rows": rows}))
+                          "kv_bits": options.kv, "users": options.users, "rows": rows}))
     else:
         print_table(llama, quipu)
 
