@@ -10,6 +10,9 @@ namespace {
 // Between two looks at a tier that still brings what every request waits for. A block of a small
 // model takes a fast disk about 0.1 ms, and a step of a large model takes 50 ms.
 constexpr std::chrono::milliseconds kTierPoll{1};
+// What a token of output counts beside one of a prompt, between tenants: it costs a share of a step
+// of its own.
+constexpr int64_t kOutputTokenCharge = 2;
 
 double seconds_between(int64_t begin_ns, int64_t end_ns) {
   return static_cast<double>(end_ns - begin_ns) * 1e-9;
@@ -20,6 +23,7 @@ double seconds_between(int64_t begin_ns, int64_t end_ns) {
 EngineThread::Running::Running(const LoadedModel& model, Pending&& pending)
     : task(model, pending.id, pending.ask.params),
       outbox(std::move(pending.ask.outbox)),
+      tenant(std::move(pending.ask.tenant)),
       received_ns(pending.received_ns) {}
 
 EngineThread::EngineThread(LoadedModel& model, const EngineThreadConfig& config)
@@ -130,15 +134,14 @@ bool EngineThread::take_messages(std::vector<Message>& messages) {
 }
 
 void EngineThread::handle(Pending&& pending) {
-  const std::pair key(pending.ask.priority, pending.id);
-  waiting_keys_.emplace(pending.id, key);
-  waiting_.emplace(key, std::move(pending));
+  const RequestId id = pending.id;
+  queue_.push(id, pending.ask.priority, pending.ask.tenant, model_.clock.now_ns());
+  waiting_.emplace(id, std::move(pending));
 }
 
 void EngineThread::handle(const Cancel& cancel) {
-  if (const auto key = waiting_keys_.find(cancel.id); key != waiting_keys_.end()) {
-    const auto pending = waiting_.extract(key->second);
-    waiting_keys_.erase(key);
+  if (queue_.erase(cancel.id)) {
+    const auto pending = waiting_.extract(cancel.id);
     end_cancelled(pending.mapped());
   } else if (running_.contains(cancel.id)) {
     model_.engine->cancel(cancel.id);
@@ -175,20 +178,23 @@ void EngineThread::handle(const Inspection& look) {
 
 // Hands waiting requests to the engine while it has places.
 void EngineThread::admit() {
-  while (!waiting_.empty() && static_cast<int>(running_.size()) < config_.running_max) {
-    auto node = waiting_.extract(waiting_.begin());
-    Pending pending = std::move(node.mapped());
-    waiting_keys_.erase(pending.id);
+  while (static_cast<int>(running_.size()) < config_.running_max) {
+    const std::optional<FairQueue::Next> next = queue_.pop(model_.clock.now_ns());
+    if (!next.has_value()) return;
+    Pending pending = std::move(waiting_.extract(next->id).mapped());
     const RequestId id = pending.id;
     std::vector<TokenId> prompt = std::move(pending.ask.prompt);
     auto running = std::make_unique<Running>(model_, std::move(pending));
     running->place = free_place();
     running->started_ns = model_.clock.now_ns();
-    const Status status = model_.engine->submit(running->task.make_request(std::move(prompt)));
-    if (!status.ok()) {
+    const auto prompt_tokens = static_cast<int64_t>(prompt.size());
+    Request request = running->task.make_request(std::move(prompt));
+    request.priority = next->priority;
+    if (const Status status = model_.engine->submit(std::move(request)); !status.ok()) {
       end_refused(*running->outbox, status);
       continue;
     }
+    queue_.charge(running->tenant, prompt_tokens);
     GenerationUpdate update;
     update.started = true;
     running->outbox->put(std::move(update));
@@ -237,8 +243,10 @@ void EngineThread::deliver(std::span<const StepEvent> events) {
       }
       running.last_token_ns = now_ns;
       ++running.output_tokens;
+      queue_.charge(running.tenant, kOutputTokenCharge);
     }
     if (update.end.has_value()) {
+      queue_.charge(running.tenant, -update.end->stats.cached_tokens);  // those cost nothing
       note_end(running, update.end->stats, update.end->finish);
       // Free before the caller hears of it, so that who waits for the end finds the place free.
       const std::unique_ptr<Running> last = std::move(found->second);
@@ -311,11 +319,10 @@ void EngineThread::released(int count) {
 }
 
 void EngineThread::cancel_all() {
-  while (!waiting_.empty()) {
-    const Pending pending = std::move(waiting_.extract(waiting_.begin()).mapped());
+  while (const std::optional<FairQueue::Next> next = queue_.pop(model_.clock.now_ns())) {
+    const Pending pending = std::move(waiting_.extract(next->id).mapped());
     end_cancelled(pending);
   }
-  waiting_keys_.clear();
   std::vector<RequestId> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const RequestId id : ids) handle(Cancel{id});

@@ -3,8 +3,8 @@
 //   any thread:     submit / cancel / inspect  ->  bounded inbox
 //   engine thread:  [ take inbox -> admit -> step -> outboxes ] again and again; sleeps when idle
 //
-// Requests that find no place in the engine wait here, ordered by priority and then by arrival, and
-// can be cancelled. Everything is bounded: requests in flight by running_max + waiting_max,
+// Requests that find no place in the engine wait here (fair_queue.h says who is next) and can be
+// cancelled. Everything is bounded: requests in flight by running_max + waiting_max,
 // inspections by inspections_max, an outbox by its request's output.
 //
 // Invariants:
@@ -16,16 +16,17 @@
 
 #include <condition_variable>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "app/assemble.h"
+#include "app/fair_queue.h"
 #include "app/generation_outbox.h"
 #include "app/generation_task.h"
 #include "app/serving_metrics.h"
@@ -41,7 +42,8 @@ struct EngineThreadConfig {
 struct GenerationAsk {
   std::vector<TokenId> prompt;
   GenerationParams params;
-  int priority = 0;  // lower ones get a free place first
+  int priority = 0;    // lower ones get a free place first
+  std::string tenant;  // who asks: tenants take turns
   std::shared_ptr<GenerationOutbox>
       outbox;  // shared: caller and engine thread end at their own time
 };
@@ -114,6 +116,7 @@ class EngineThread {
 
     GenerationTask task;
     std::shared_ptr<GenerationOutbox> outbox;
+    std::string tenant;
     int place = 0;
     int64_t received_ns = 0;
     int64_t started_ns = 0;     // given to the engine
@@ -151,8 +154,8 @@ class EngineThread {
   bool stopping_ = false;
 
   // The engine thread's own.
-  std::map<std::pair<int, RequestId>, Pending> waiting_;  // by priority, then arrival
-  std::unordered_map<RequestId, std::pair<int, RequestId>> waiting_keys_;
+  FairQueue queue_;  // of those in waiting_
+  std::unordered_map<RequestId, Pending> waiting_;
   std::unordered_map<RequestId, std::unique_ptr<Running>> running_;
   std::vector<StepEvent> cancelled_;
   bool waits_for_tier_ = false;  // the last step computed nothing

@@ -210,6 +210,24 @@ TEST_F(EngineThreadTest, AFreePlaceGoesByPriorityThenArrival) {
   EXPECT_EQ(ranks, (std::vector<int>{4, 0, 2, 1, 3}));
 }
 
+// A tenant with many requests does not make one with a single request wait for all of them.
+TEST_F(EngineThreadTest, TenantsTakeTurnsForAFreePlace) {
+  EngineThread thread(*model_, {.running_max = 1, .waiting_max = 16});
+  std::vector<std::unique_ptr<Owner>> owners;
+  {
+    const Gate gate(thread);
+    for (int i = 0; i < 9; ++i) {
+      owners.push_back(std::make_unique<Owner>());
+      GenerationAsk ask = ask_for({1, 2, static_cast<TokenId>(i)}, 4, *owners.back());
+      ask.tenant = i < 8 ? "many" : "one";
+      submit_one(thread, std::move(ask));
+    }
+  }
+  const auto started = [&](size_t i) { return *owners[i]->wait_for_end().end->stats.started_ns; };
+  EXPECT_LT(started(0), started(8));
+  EXPECT_LT(started(8), started(2));
+}
+
 TEST_F(EngineThreadTest, StoppingGivesEveryRequestItsEnd) {
   Owner running, waiting, never;
   EngineThread thread(*model_, {.running_max = 1, .waiting_max = 4});

@@ -31,6 +31,7 @@ struct ModelOptions {
   bool kv_cache = true;             // false: recompute everything at every step
   int prefill_chunk = 512;
   int sequences_max = 64;
+  double decode_stretch_max = 0;  // SchedulerConfig::decode_stretch_max
   StreamingConfig streaming;
   std::optional<std::string> pre_tokenizer;  // overrides tokenizer.ggml.pre
 };

@@ -11,6 +11,7 @@ namespace quipu {
 namespace {
 
 constexpr uint64_t kKeyFileBytesMax = 1024 * 1024;
+constexpr double kDecodeStretch = 2;
 
 struct ServeFlags {
   ModelOptions model;
@@ -123,6 +124,17 @@ void add_server_flags(CLI::App& command, ServeFlags& flags) {
       ->capture_default_str();
   command.add_option("--parallel,--max-num-seqs", serve.parallel, "Requests computed at once")
       ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  flags.model.decode_stretch_max = kDecodeStretch;
+  command
+      .add_option("--decode-stretch", flags.model.decode_stretch_max,
+                  "How many times as long a step may take because of others' prompts; 0: any")
+      ->check([](const std::string& text) {
+        double value = 0;
+        return CLI::detail::lexical_cast(text, value) && (value == 0 || (value >= 1 && value <= 1e6))
+                   ? std::string()
+                   : "must be 0, or from 1 to 1000000: " + text;
+      })
       ->capture_default_str();
   command.add_option("--queue", serve.queue, "Requests that may wait; more are told 429")
       ->check(CLI::Range(0, 1'000'000))

@@ -125,7 +125,8 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
       .prefill_chunk_max = std::min(config.prefill_chunk_max, model.batch_tokens_max()),
       .sequences_max = config.sequences_max,
       .context_length = context,
-      .keep_kv = config.keep_kv};
+      .keep_kv = config.keep_kv,
+      .decode_stretch_max = config.decode_stretch_max};
   const std::vector<int64_t> blocks =
       divide_kv_bytes(spec, config.kv_bytes, context, scheduler.prefill_chunk_max);
   const auto [fewest, most] = std::minmax_element(blocks.begin(), blocks.end());

@@ -44,6 +44,10 @@ struct Request {
   std::vector<TokenId> stop_tokens;  // end the output; they are not part of it
   // Prefixes are shared within a salt only; tenants get one each.
   std::string cache_salt;
+  // Lower ones start first, and the highest number gives way first when memory runs out; equal ones
+  // in order of arrival. The scheduler keeps to this strictly: whoever hands it an endless supply of
+  // low numbers starves the others (app/fair_queue.h does not).
+  int priority = 0;
   Retention retention;  // of what this request leaves in the cache
   bool explain_cache = false;  // fill RequestStats::reuse with all that KvCache::explain() tells
   LogitsWanted logits_wanted = LogitsWanted::kNone;

@@ -17,6 +17,15 @@ std::string_view finish_reason_name(FinishReason reason) {
 
 namespace {
 
+// Where a sequence belongs among others in the order of their ranks.
+template <typename List>
+auto place_by_rank(List& list, const Sequence& sequence) {
+  return std::upper_bound(list.begin(), list.end(), sequence,
+                          [](const Sequence& a, const std::unique_ptr<Sequence>& b) {
+                            return a.ranks_before(*b);
+                          });
+}
+
 // What a windowed group must hold beside its windows: the most that a step adds to a sequence.
 KvCacheConfig with_chunk(KvCacheConfig cache, const SchedulerConfig& config) {
   cache.chunk_max = std::min(config.prefill_chunk_max, config.batch_tokens_max);
@@ -31,7 +40,8 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvCacheConfig& cache, 
       cache_(with_chunk(cache, config), clock),
       inputs_(config.inputs ? std::make_unique<EncodingCache>(*config.inputs) : nullptr),
       token_limit_(std::min(config.context_length,
-                            cache_.sequence_tokens_max().value_or(config.context_length))) {
+                            cache_.sequence_tokens_max().value_or(config.context_length))),
+      pacer_(config.decode_stretch_max) {
   QUIPU_CHECK(config.batch_tokens_max > 0 && config.prefill_chunk_max > 0 &&
                   config.sequences_max > 0 && config.logit_rows_max > 0 &&
                   config.context_length > 0,
@@ -99,9 +109,15 @@ Status Scheduler::submit(Request request) {
     // What the decoder computes depends on the input: equal prefixes of different inputs differ.
     sequence->kv.salt += "\ninput " + sequence->input_key.to_hex();
   }
+  sequence->arrival = arrivals_++;
   ++counters_.requests_submitted;
-  waiting_.push_back(std::move(sequence));
+  insert_waiting(std::move(sequence));
   return Status::ok_status();
+}
+
+void Scheduler::insert_waiting(std::unique_ptr<Sequence> sequence) {
+  const auto place = place_by_rank(waiting_, *sequence);
+  waiting_.insert(place, std::move(sequence));
 }
 
 bool Scheduler::cancel(RequestId id) {
@@ -132,9 +148,11 @@ void Scheduler::take_cancelled(std::vector<StepEvent>& events) {
 
 void Scheduler::plan(StepPlan& plan) {
   plan.clear();
+  planned_ns_ = clock_.now_ns();
   cache_.finish_transfers();
   int budget = config_.batch_tokens_max;
   schedule_running(plan, budget, /*decoding=*/true);
+  if (!plan.sequences.empty()) budget = pacer_.prompt_tokens_max(budget);
   schedule_running(plan, budget, /*decoding=*/false);
   admit_waiting(plan, budget);
   cache_.take_transfers(plan.stores, plan.loads);
@@ -160,22 +178,33 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
 }
 
 void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
-  for (auto next = waiting_.begin();
-       next != waiting_.end() && budget > 0 && num_running() < config_.sequences_max;) {
-    if (waits_for_prefix(**next) || waits_for_tier(**next)) {
-      ++next;  // others may pass: it will need less when its time comes
+  for (size_t i = 0; i < waiting_.size() && budget > 0;) {
+    Sequence& sequence = *waiting_[i];
+    if (waits_for_prefix(sequence) || waits_for_tier(sequence)) {
+      ++i;  // others may pass: it will need less when its time comes
       continue;
     }
-    const int64_t encoded = encoder_work(**next);
+    const int64_t encoded = encoder_work(sequence);
     if (encoded > budget && !plan.encodes.empty()) return;  // one that does not fit, each step
-    if (!start(**next, plan)) return;                       // first come, first served
-    running_.push_back(std::move(*next));
-    next = waiting_.erase(next);
-    Sequence& sequence = *running_.back();
+    if (!start_by_rank(i, plan)) return;                    // no other passes
+    running_.insert(place_by_rank(running_, sequence), std::move(waiting_[i]));
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     budget = static_cast<int>(std::max<int64_t>(1, budget - encoded));  // its decoder starts too
     const int count = chunk_for(sequence, budget);
     plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
     budget -= count;
+  }
+}
+
+// Starts a waiting sequence, if need be in the place of running ones of a later priority. False: it
+// must wait. Those that gave way come behind it in the queue.
+bool Scheduler::start_by_rank(size_t index, StepPlan& plan) {
+  Sequence& sequence = *waiting_[index];
+  for (;;) {
+    if (num_running() < config_.sequences_max && start(sequence, plan)) return true;
+    if (running_.empty() || running_.back()->request.priority <= sequence.request.priority)
+      return false;
+    preempt_last(sequence, plan);
   }
 }
 
@@ -314,7 +343,7 @@ int Scheduler::chunk_for(const Sequence& sequence, int budget) const {
       std::min<int64_t>(limit, sequence.num_tokens() - sequence.num_computed_tokens()));
 }
 
-// Sends the running sequence that arrived last back to the queue, out of this step's plan too.
+// Sends the running sequence of the last rank back to the queue, out of this step's plan too.
 // False when that is `needy` itself.
 bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
   Sequence& victim = *running_.back();
@@ -327,8 +356,9 @@ bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
   cache_.release(victim.kv, victim.tokens);
   victim.encoding.release();
   ++victim.stats.preemptions;
-  waiting_.push_front(std::move(running_.back()));
+  std::unique_ptr<Sequence> preempted = std::move(running_.back());
   running_.pop_back();
+  insert_waiting(std::move(preempted));
   return !preempts_itself;
 }
 
@@ -336,6 +366,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
                        std::vector<StepEvent>& events) {
   QUIPU_CHECK(next_tokens.size() == plan.sequences.size(), "{} tokens for {} sequences",
               next_tokens.size(), plan.sequences.size());
+  note_step(plan);
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const ScheduledSequence& scheduled = plan.sequences[i];
     Sequence& sequence = *scheduled.sequence;
@@ -373,6 +404,20 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
   }
 }
 
+// Tells the pacer how long the step took.
+void Scheduler::note_step(const StepPlan& plan) {
+  if (config_.decode_stretch_max == 0 || plan.has_transfers_with_tier()) return;
+  int decodes = 0, prompt_tokens = 0;
+  for (const ScheduledSequence& scheduled : plan.sequences) {
+    if (scheduled.num_tokens == 1 && scheduled.reaches_end()) {
+      ++decodes;
+    } else {
+      prompt_tokens += scheduled.num_tokens;
+    }
+  }
+  pacer_.took(decodes, prompt_tokens, clock_.now_ns() - planned_ns_);
+}
+
 // Why the output ends when `token` is chosen next. A stop token is not part of the output.
 FinishReason Scheduler::finish_reason_after(const Sequence& sequence, TokenId token) const {
   const std::vector<TokenId>& stops = sequence.request.stop_tokens;
@@ -397,6 +442,10 @@ StepEvent Scheduler::finish(std::unique_ptr<Sequence> sequence, FinishReason rea
 void Scheduler::check_invariants() const {
   cache_.check_invariants();
   if (inputs_ != nullptr) inputs_->check_invariants();
+  const auto by_rank = [](const auto& a, const auto& b) { return a->ranks_before(*b); };
+  QUIPU_CHECK(std::is_sorted(waiting_.begin(), waiting_.end(), by_rank) &&
+                  std::is_sorted(running_.begin(), running_.end(), by_rank),
+              "sequences are not in the order of their ranks");
   for (const auto& sequence : waiting_) {
     QUIPU_CHECK(!sequence->encoding.valid(), "waiting request {} holds an encoded input",
                 sequence->request.id.value());

@@ -1,12 +1,14 @@
 // Scheduler: decides, step by step, which tokens of which sequences are computed.
 //
 // One token budget per step; sequences that are one token behind come first (decode), then those
-// further behind (prefill, in chunks), then new ones in order of arrival; a new one whose beginning
-// another is just computing waits for it, so that the shared part is computed once. When blocks run
-// out, cached ones are evicted; then the running sequence that arrived last is preempted: its
-// blocks become cached, and later it goes on from what is left of them, in memory or in the tier.
-// A request whose beginning lies in the tier waits until it came, while others pass. No request is
-// lost: each ends with exactly one finish reason.
+// further behind (prefill, in chunks), then new ones; each by rank: by priority, then in order of
+// arrival. A new one whose beginning another is just computing waits for it, so that the shared part
+// is computed once. While some decode, a step computes only so many prompt tokens as keep it short
+// (step_pacer.h). When blocks run out, cached ones are evicted; then the running sequence of the
+// last rank is preempted: its blocks become cached, and later it goes on from what is left of them,
+// in memory or in the tier. A new sequence may preempt those of a later priority. The first in rank
+// always moves, so all do. A request whose beginning lies in the tier waits until it came, while
+// others pass. No request is lost: each ends with exactly one finish reason.
 //
 // A request with an input for an encoder has it encoded in the step in which it starts, unless an
 // equal input is encoded already; the input's tokens count in the step's budget. A step encodes
@@ -17,7 +19,8 @@
 // Invariants (check_invariants):
 //   1. every sequence is either waiting or running; a waiting one holds no block;
 //   2. between steps, a running sequence has num_computed_tokens < num_tokens <= token_limit;
-//   3. the cache's own invariants.
+//   3. both are in the order of their ranks;
+//   4. the cache's own invariants.
 // THREADS: engine thread only.
 #pragma once
 
@@ -32,6 +35,7 @@
 #include "base/status.h"
 #include "engine/request.h"
 #include "engine/sequence.h"
+#include "engine/step_pacer.h"
 #include "kv/encoding_cache.h"
 #include "kv/kv_cache.h"
 
@@ -50,6 +54,8 @@ struct SchedulerConfig {
   std::optional<EncodingCacheConfig> inputs;
   // The longest that a request waits for the tier; then it computes what has not come.
   int64_t tier_wait_max_ns = 2'000'000'000;
+  // How many times as long a step may take because of prompts, while others decode. 0: any.
+  double decode_stretch_max = 0;
 };
 
 // Totals since the start.
@@ -88,7 +94,8 @@ struct StepPlan {
   std::vector<KvCopy> copies;
   std::vector<KvLoad> loads;
   std::vector<EncodeTask> encodes;  // in order, before the decoder computes
-  bool empty() const { return sequences.empty() && stores.empty() && loads.empty(); }
+  bool empty() const { return sequences.empty() && !has_transfers_with_tier(); }
+  bool has_transfers_with_tier() const { return !stores.empty() || !loads.empty(); }
   void clear() {
     sequences.clear();
     stores.clear();
@@ -143,7 +150,7 @@ class Scheduler {
   const EncodingCache* inputs() const { return inputs_.get(); }
   EncodingCache* inputs() { return inputs_.get(); }
   int num_running() const { return static_cast<int>(running_.size()); }
-  // In order of arrival. OWNS: valid until the next plan() or cancel().
+  // By rank. OWNS: valid until the next plan() or cancel().
   std::span<const std::unique_ptr<Sequence>> running() const { return running_; }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
 
@@ -156,6 +163,8 @@ class Scheduler {
 
   void schedule_running(StepPlan& plan, int& budget, bool decoding);
   void admit_waiting(StepPlan& plan, int& budget);
+  bool start_by_rank(size_t index, StepPlan& plan);
+  void note_step(const StepPlan& plan);
   Status check_input(const Request& request) const;
   bool start(Sequence& sequence, StepPlan& plan);
   int64_t encoder_work(const Sequence& sequence) const;
@@ -169,6 +178,7 @@ class Scheduler {
   int64_t reuse_max(const Sequence& sequence) const;
   int chunk_for(const Sequence& sequence, int budget) const;
   bool preempt_last(const Sequence& needy, StepPlan& plan);
+  void insert_waiting(std::unique_ptr<Sequence> sequence);
   FinishReason finish_reason_after(const Sequence& sequence, TokenId token) const;
   StepEvent finish(std::unique_ptr<Sequence> sequence, FinishReason reason);
 
@@ -178,7 +188,10 @@ class Scheduler {
   std::unique_ptr<EncodingCache> inputs_;
   int64_t token_limit_;
   std::deque<std::unique_ptr<Sequence>> waiting_;  // after the caches: sequences hold their blocks
-  SequenceList running_;                           // in order of arrival
+  SequenceList running_;
+  int64_t arrivals_ = 0;
+  StepPacer pacer_;
+  int64_t planned_ns_ = 0;  // when the last plan was made
   std::vector<StepEvent> cancelled_;
   SchedulerCounters counters_;
 };

@@ -3,6 +3,7 @@
 // one.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -113,8 +114,12 @@ struct Simulation {
     largest_step = std::max(largest_step, tokens);
     std::vector<StepEvent> events;
     scheduler.take_cancelled(events);
-    if (!plan.empty()) scheduler.commit(plan, model.run(plan), events);
-    clock.advance_ns(1'000'000);
+    if (!plan.empty()) {
+      const std::vector<TokenId> next = model.run(plan);
+      if (step_ns) clock.advance_ns(step_ns(plan));
+      scheduler.commit(plan, next, events);
+    }
+    if (!step_ns) clock.advance_ns(1'000'000);
     for (const StepEvent& event : events) {
       if (event.token) outputs[event.id.value()].push_back(*event.token);
       if (event.finish == FinishReason::kNone) continue;
@@ -127,6 +132,7 @@ struct Simulation {
   FakeClock clock;
   Scheduler scheduler;
   FakeModel model;
+  std::function<int64_t(const StepPlan&)> step_ns;  // how long a step takes; or 1 ms
   StepPlan plan;
   std::map<int64_t, std::vector<TokenId>> outputs;
   std::map<int64_t, StepEvent> finished;
@@ -176,6 +182,7 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
       }
       if (random.next_below(2)) std::reverse(prompt.begin(), prompt.end());
       Request request = make_request(round, prompt, static_cast<int64_t>(random.next_below(60)));
+      request.priority = static_cast<int>(random.next_below(3)) - 1;
       asked.emplace(round, request);
       ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
     }
@@ -221,6 +228,92 @@ INSTANTIATE_TEST_SUITE_P(
                                  true,
                                  {{16, {}}, {7, {.window = 5}}, {12, {.window = 40, .sinks = 4}}}}),
     [](const auto& test) { return test.param.name; });
+
+TEST(Scheduler, StartsByPriorityThenArrival) {
+  SchedulerConfig config = small_config();
+  config.sequences_max = 1;
+  Simulation simulation(config, 20);
+  int64_t id = 0;
+  for (const int priority : {5, 0, 5, -1, 0}) {
+    Request request = make_request(id, {static_cast<TokenId>(10 + id)}, 1);
+    request.priority = priority;
+    ++id;
+    ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  }
+  std::vector<std::pair<int64_t, int64_t>> order;
+  while (simulation.scheduler.has_work()) simulation.step();
+  for (const auto& [finished, event] : simulation.finished)
+    order.emplace_back(*event.stats.started_ns, finished);
+  std::sort(order.begin(), order.end());
+  std::vector<int64_t> ids;
+  for (const auto& [time, finished] : order) ids.push_back(finished);
+  EXPECT_EQ(ids, (std::vector<int64_t>{3, 1, 4, 0, 2}));
+}
+
+// Memory for one: the urgent one takes it at once, the other goes on after it and loses nothing.
+TEST(Scheduler, AnUrgentRequestTakesTheRoomOfALaterPriority) {
+  SchedulerConfig config = small_config();
+  Simulation simulation(config, 4);
+  const auto submit = [&](int64_t id, int priority) {
+    Request request = make_request(id, std::vector<TokenId>(40, static_cast<TokenId>(id)), 12);
+    request.stop_tokens = {};
+    request.priority = priority;
+    ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  };
+  submit(1, 1);
+  for (int i = 0; i < 6; ++i) simulation.step();
+  submit(2, 0);
+  submit(3, 1);
+  while (!simulation.finished.contains(2)) simulation.step();
+  EXPECT_TRUE(simulation.finished.size() == 1);
+  while (simulation.scheduler.has_work()) simulation.step();
+  EXPECT_EQ(simulation.finished.at(1).stats.preemptions, 1);
+  EXPECT_EQ(simulation.finished.at(2).stats.preemptions, 0);
+  EXPECT_LT(simulation.finished.at(1).stats.finished_ns,
+            simulation.finished.at(3).stats.finished_ns);
+  for (const int64_t id : {1, 2, 3}) {
+    EXPECT_EQ(simulation.outputs[id],
+              expected_output(std::vector<TokenId>(40, static_cast<TokenId>(id)), 12, 1000, -1));
+  }
+}
+
+// A prompt of 10,000 tokens beside four streams: their tokens keep coming at half their pace or
+// better, and the prompt gets all that is left.
+TEST(Scheduler, ALongPromptDoesNotStallRunningStreams) {
+  constexpr int64_t kBaseNs = 25'000'000, kPromptTokenNs = 1'700'000, kPrompt = 10'000;
+  SchedulerConfig config = {.batch_tokens_max = 512,
+                            .prefill_chunk_max = 512,
+                            .sequences_max = 8,
+                            .context_length = 20'000,
+                            .decode_stretch_max = 2};
+  Simulation simulation(config, 2000);
+  int decodes = 0, prompt_tokens = 0;
+  simulation.step_ns = [&](const StepPlan& plan) {
+    decodes = prompt_tokens = 0;
+    for (const ScheduledSequence& s : plan.sequences) {
+      const bool decodes_one = s.sequence->num_output_tokens() > 0;
+      (decodes_one ? decodes : prompt_tokens) += s.num_tokens;
+    }
+    return kBaseNs + prompt_tokens * kPromptTokenNs;
+  };
+  for (int64_t id = 0; id < 4; ++id) {
+    Request request = make_request(id, std::vector<TokenId>(300, static_cast<TokenId>(id)), 1500);
+    request.stop_tokens = {};
+    ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  }
+  while (simulation.outputs[3].size() < 10) simulation.step();
+  Request request = make_request(9, std::vector<TokenId>(kPrompt, 33), 1);
+  ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
+  int steps = 0;
+  while (!simulation.finished.contains(9)) {
+    const int64_t begin_ns = simulation.clock.now_ns();
+    simulation.step();
+    ASSERT_EQ(decodes, 4) << "step " << steps;
+    ASSERT_LE(simulation.clock.now_ns() - begin_ns, 2 * kBaseNs * 11 / 10) << "step " << steps;
+    ++steps;
+  }
+  EXPECT_LE(steps, kPrompt / (kBaseNs / kPromptTokenNs) * 12 / 10);
+}
 
 TEST(Scheduler, TheEndOfACancelledRequestIsWork) {
   Simulation simulation(small_config(), 20);

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "engine/request.h"
@@ -36,6 +37,11 @@ struct Sequence {
     stats.input_tokens = num_input_tokens();
   }
 
+  // Whether this one comes before another when places or memory are short.
+  bool ranks_before(const Sequence& other) const {
+    return std::pair(request.priority, arrival) < std::pair(other.request.priority, other.arrival);
+  }
+
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
   int64_t num_computed_tokens() const { return kv.num_tokens(); }
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
@@ -43,6 +49,7 @@ struct Sequence {
   int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens(); }
 
   const Request request;
+  int64_t arrival = 0;  // counts up
   std::vector<TokenId> tokens;
   SequenceKv kv;
   BlockKey input_key;    // of the encoder's input

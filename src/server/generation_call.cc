@@ -54,6 +54,7 @@ void GenerationCall::submit() {
       GenerationAsk ask{.prompt = spec_->prompts[prompt].tokens,
                         .params = spec_->params,
                         .priority = spec_->priority,
+                        .tenant = spec_->tenant,
                         .outbox = outboxes_.back()};
       ask.params.sampling.seed += static_cast<uint64_t>(i);
       asks.push_back(std::move(ask));

@@ -256,6 +256,7 @@ void read_common(Fields& fields, const ServedModel& model, const std::string& te
                  GenerationSpec& spec) {
   read_sampling(fields, model, spec.params);
   read_salt(fields, tenant_salt, spec.params);
+  spec.tenant = tenant_salt;
   spec.priority = static_cast<int>(fields.integer("priority", -1'000'000, 1'000'000).value_or(0));
   spec.stream = fields.boolean("stream").value_or(false);
   if (std::optional<ApiError> error = model.check_name(fields.text("model")))

@@ -24,6 +24,7 @@ struct GenerationSpec {
   GenerationParams params;      // of each choice; choice i of a prompt draws with seed + i
   int choices = 1;              // of each prompt
   int priority = 0;             // lower goes first
+  std::string tenant;           // of the request's key
   bool stream = false;
   bool include_usage = false;  // stream_options.include_usage
   bool echo = false;           // /v1/completions: the prompt's text before the output

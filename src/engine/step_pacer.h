@@ -1,0 +1,38 @@
+// StepPacer: how many prompt tokens a step may compute while other requests wait for their next
+// token, so that a long prompt slows running streams down by a bounded factor and never stalls them.
+//
+// A step takes about base + prompt_tokens * cost: on a CPU, base is reading the weights once, and a
+// prompt's token is arithmetic on top. Both are learned from the steps themselves: a step without
+// prompt tokens tells the base (one is made now and then), all others the cost. What may be computed
+// is what keeps the step within `stretch_max` times the base.
+//
+// Chunks change no bit of what is computed (ARCHITECTURE.md), so a pace may depend on measured time.
+//
+// THREADS: engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace quipu {
+
+class StepPacer {
+ public:
+  // stretch_max: at least 1; 0: no limit.
+  explicit StepPacer(double stretch_max) : stretch_max_(stretch_max) {}
+
+  // Prompt tokens for a step that has decodes, too: from 1 to the budget, or 0 when it is time for a
+  // step without. UNITS: tokens.
+  int prompt_tokens_max(int budget) const;
+
+  // What a step had, and how long it took.
+  void took(int decodes, int prompt_tokens, int64_t duration_ns);
+
+ private:
+  double stretch_max_;
+  std::optional<double> base_ns_;  // of a step with decodes alone
+  std::optional<double> cost_ns_;  // of one prompt token
+  int steps_since_probe_ = 0;      // with both
+};
+
+}  // namespace quipu
