@@ -545,6 +545,9 @@ Result<std::unique_ptr<HttpServer>> HttpServer::create(const HttpServerConfig& c
   raise_open_files_limit();
   auto state = std::make_unique<HttpServerState>(config, handler);
   QUIPU_RETURN_IF_ERROR(state->listen());
+  // Before anybody hears that it is ready: a signal that comes then must not kill it.
+  state->signals.add(SIGINT);
+  state->signals.add(SIGTERM);
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(state)));
 }
 
@@ -562,8 +565,6 @@ bool HttpServer::is_loopback() const {
 
 void HttpServer::run(std::function<void(int)> on_signal) {
   state_->on_signal = std::move(on_signal);
-  state_->signals.add(SIGINT);
-  state_->signals.add(SIGTERM);
   state_->wait_for_signal();
   state_->accept();
   state_->io.run();

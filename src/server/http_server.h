@@ -38,7 +38,8 @@ struct HttpServerState;  // http_server.cc: sockets and timers
 
 class HttpServer {
  public:
-  // Binds and listens. OWNS: nothing given; the handler must outlive the server.
+  // Binds and listens; from now on SIGINT and SIGTERM wait for run(). OWNS: nothing given; the
+  // handler must outlive the server.
   // ERRORS: kInvalidArgument (no such address), kIo (in use, not allowed) with what to do.
   static Result<std::unique_ptr<HttpServer>> create(const HttpServerConfig& config,
                                                     HttpHandler& handler);

@@ -2,6 +2,7 @@
 
 #include "app/engine_thread.h"
 #include "server/api_server.h"
+#include "server/supervisor.h"
 
 namespace quipu {
 
@@ -23,6 +24,7 @@ class Shutdown {
       return;
     }
     deadline_ = std::chrono::steady_clock::now() + patience_;
+    notify_supervisor("STOPPING=1");
     api_.drain();
     engine_.drain();
     http_.drain();
@@ -83,6 +85,7 @@ Status serve(LoadedModel& model, const ServeOptions& options,
                          HttpServer::create(options.http, api));
   Shutdown shutdown(*http, api, engine, options.drain_timeout);
   on_ready(http->address());
+  notify_supervisor("READY=1");
   http->run([&](int) { shutdown.on_signal(); });
   // Nobody may call into the sockets' loop when it ends.
   api.stop();

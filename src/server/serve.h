@@ -30,7 +30,8 @@ Status check_serve_options(const ServeOptions& options);
 
 // Serves on the calling thread until SIGINT or SIGTERM, then drains: no new connections, answers
 // that are under way are finished, what is left after drain_timeout (or at a second signal) is
-// cancelled. `on_ready` is called once it listens, with the address.
+// cancelled. `on_ready` is called once it listens, with the address. A service manager that started it
+// hears of both.
 // ERRORS: as check_serve_options(); kUnsupported (a model without a vocabulary), kIo (cannot
 // listen, or write the log).
 Status serve(LoadedModel& model, const ServeOptions& options,

@@ -127,8 +127,43 @@ def configs():
     yield "name-gpt2", b"transformer.h.1.attn.c_attn.bias"
 
 
+def bodies():
+    """Bodies of requests to the server, in the forms of all its APIs."""
+    yield "chat", {
+        "model": "stories", "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi é \U0001f600"}]}],
+        "temperature": 0.7, "n": 2, "stop": ["\n", ". "], "logit_bias": {"12": -3.5}, "seed": -5,
+        "logprobs": True, "top_logprobs": 3, "stream": True, "stream_options": {"include_usage": True},
+        "response_format": {"type": "text"}, "tools": [], "tool_choice": "none", "cache_salt": "s",
+    }
+    yield "completion", {"prompt": ["Once upon", [1, 2, 3]], "max_tokens": 4, "echo": True, "top_k": -1}
+    yield "llama", {"prompt": [5, 6], "n_predict": -1, "logit_bias": [[3, 1.5], [4, False]], "mirostat": 0,
+                    "n_probs": 2, "cache_prompt": False, "return_progress": True}
+    yield "anthropic", {"system": [{"type": "text", "text": "Be brief."}], "max_tokens": 5,
+                        "messages": [{"role": "user", "content": "Hi"}], "stop_sequences": ["x"],
+                        "thinking": {"type": "disabled"}}
+    yield "responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
+                        "instructions": "Be brief.", "max_output_tokens": 3, "text": {"format": {"type": "text"}}}
+    yield "tokens", {"content": "a <|im_end|> b", "tokens": [1, 2, 9], "with_pieces": True}
+
+
+def connections():
+    """What clients send: requests of several shapes, one after the other."""
+    post = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    yield "get", b"GET /health?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    yield "post", post % b"/v1" + b"Content-Length: 2\r\n\r\n{}"
+    yield "chunked", post % b"/v1" + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nTrailer: x\r\n\r\n"
+    yield "stream", post % b"/events" + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+    yield "old", b"POST /events HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}"
+    yield "expect", post % b"/v1" + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+    yield "head", b"HEAD /events HTTP/1.1\r\nHost: a\r\n\r\n"
+    yield "refused", post % b"/refused" + b"Content-Length: 5000\r\n\r\n{}"
+    yield "ahead", b"GET /a HTTP/1.1\r\n\r\n" + post % b"/b" + b"Content-Length: 1\r\n\r\nxGET /events HTTP/1.1\r\n\r\n"
+
+
 def main():
-    for reader in ("gguf", "safetensors", "hf_config"):
+    for reader in ("gguf", "safetensors", "hf_config", "requests", "http"):
         (FOLDER / reader).mkdir(parents=True, exist_ok=True)
     for version in (1, 2, 3):
         (FOLDER / "gguf" / f"v{version}").write_bytes(gguf(version))
@@ -136,6 +171,10 @@ def main():
     (FOLDER / "safetensors" / "small").write_bytes(safetensors())
     for name, text in configs():
         (FOLDER / "hf_config" / name).write_bytes(text)
+    for name, body in bodies():
+        (FOLDER / "requests" / name).write_text(json.dumps(body))
+    for name, data in connections():
+        (FOLDER / "http" / name).write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,19 @@ class Lifecycle(unittest.TestCase):
         self.assertIn("shutting_down", stream.read().decode())
         server.wait()
 
+    def test_a_service_manager_hears_of_start_and_stop(self):
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(pathlib.Path(folder, "notify")))
+            manager.settimeout(TIME_OUT_S)
+            server = Server(env={"NOTIFY_SOCKET": manager.getsockname()})
+            self.assertEqual(manager.recv(100), b"READY=1")
+            server.signal()
+            self.assertEqual(manager.recv(100), b"STOPPING=1")
+            server.wait()
+        server = Server(env={"NOTIFY_SOCKET": "/no/such/socket"})  # nobody listens
+        self.assertEqual(server.get("/health"), {"status": "ok"})
+        server.stop()
+
     def test_a_model_without_a_vocabulary(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "ids.gguf")
