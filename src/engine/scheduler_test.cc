@@ -543,6 +543,12 @@ TEST(SchedulerWithTier, WindowedGroupsComeBackToo) {
   run_with_tier({{12, {}, 64}, {9, {.window = 30}, 64}}, tier, 32, tier_steps() / 2, run);
 }
 
+TEST(SchedulerWithTier, WindowsComeBackWhereNoGroupKeepsEverything) {
+  HostTier tier(1 << 20);
+  TierRun run;
+  run_with_tier({{8, {.window = 21}, 64}}, tier, 34, tier_steps() / 2, run);
+}
+
 TEST(SchedulerWithTier, TheSameSeedGivesTheSameTrace) {
   TierRun first, second;
   for (TierRun* run : {&first, &second}) {

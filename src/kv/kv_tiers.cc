@@ -188,16 +188,20 @@ void KvCache::publish(Promotion& promotion) {
   }
   const auto size = static_cast<size_t>(config_.block_tokens);
   const NodeId root = index_.root(promotion.prefix.salt);
+  const auto first = static_cast<size_t>(promotion.first);
   std::vector<NodeId> path = index_.closed_path(root, promotion.tokens);
-  if (path.size() < static_cast<size_t>(promotion.first)) {  // evicted in the meantime
+  if (path.size() < first && !index_.is_windowed(0)) {  // evicted in the meantime
     ++counters_.promotions_orphaned;
     return;
   }
   std::vector<NodeId> held;
-  NodeId parent = promotion.first == 0 ? root : path[static_cast<size_t>(promotion.first) - 1];
-  for (size_t i = 0; i < promotion.blocks.size(); ++i) {
-    PromotedBlock& block = promotion.blocks[i];
-    const size_t at = static_cast<size_t>(promotion.first) + i;
+  size_t at = std::min(path.size(), first);
+  NodeId parent = at == 0 ? root : path[at - 1];
+  // Where no group keeps everything, what windows have left behind leads to the rest without blocks.
+  PromotedBlock bare;
+  bare.blocks.resize(lifetimes_.size());
+  for (; at < first + promotion.blocks.size(); ++at) {
+    PromotedBlock& block = at < first ? bare : promotion.blocks[at - first];
     // A node must not be made without the block that every node has.
     const bool lacks_block =
         at >= path.size() && !index_.is_windowed(0) && !block.blocks.front().valid();

@@ -38,6 +38,10 @@ std::vector<Setting> all_settings() {
         const bool few = shape == "tiny-gemma2" || shape == "tiny-gemma3" || shape == "tiny-phi3";
         if (few && weights != DType::kBF16 && weights != DType::kQ8_0 && weights != DType::kQ4_K)
           continue;
+        // Scalar kernels sum by weight type, whatever the architecture, and take half of all time.
+        if (isa == Isa::kScalar && shape != "tiny-llama" && weights != DType::kBF16 &&
+            weights != DType::kQ8_0 && !wants_long_form())
+          continue;
         settings.push_back({shape, weights, isa});
       }
     }
@@ -109,16 +113,14 @@ TEST_P(Exactness, EveryPositionAgreesBetweenChunkSizes) {
 
 TEST_P(Exactness, ThreadsDoNotMatter) {
   const auto model = open();
-  for (const int threads : {2, 3}) {
+  for (const auto& [threads, chunk] : {std::pair(2, 7), std::pair(3, 512)}) {
     const auto other = open(threads);
     for (const KvFormats& format : kv_formats()) {
       const Outcome expected = run_alone(*model, {.kv_format = format}, target_request());
-      for (const int chunk : {512, 7}) {
-        const Outcome actual =
-            run_alone(*other, {.kv_format = format, .chunk = chunk}, target_request());
-        EXPECT_EQ(difference(actual, expected, kOutputTokens), "")
-            << format.to_string() << ", " << threads << " threads, chunk " << chunk;
-      }
+      const Outcome actual =
+          run_alone(*other, {.kv_format = format, .chunk = chunk}, target_request());
+      EXPECT_EQ(difference(actual, expected, kOutputTokens), "")
+          << format.to_string() << ", " << threads << " threads, chunk " << chunk;
     }
   }
 }

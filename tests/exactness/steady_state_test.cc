@@ -49,7 +49,7 @@ Counted count_allocations(Engine& engine, int requests, float temperature, int w
         make_request(random_tokens(static_cast<uint64_t>(i), 40), 400, LogitsWanted::kNone);
     request.id = RequestId(i);
     request.sampling.temperature = temperature;
-    add_input(engine, request);
+    add_input(engine.model().config(), request);
     const Status status = engine.submit(std::move(request));
     QUIPU_CHECK(status.ok(), "{}", status.message());
   }

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "app/synth_model.h"
@@ -42,6 +43,11 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 }  // namespace
+
+bool wants_long_form() {
+  const char* wanted = std::getenv("QUIPU_EXACTNESS");
+  return wanted != nullptr && std::string_view(wanted) == "full";
+}
 
 std::vector<std::string> tiny_shapes() {
   std::vector<std::string> shapes = synth_shape_names();
@@ -110,8 +116,8 @@ Request make_request(std::vector<TokenId> prompt, int64_t max_tokens, LogitsWant
   return request;
 }
 
-void add_input(const Engine& engine, Request& request) {
-  if (!engine.model().config().encoder_decoder.has_value() || !request.input.empty()) return;
+void add_input(const ModelConfig& config, Request& request) {
+  if (!config.encoder_decoder.has_value() || !request.input.empty()) return;
   const auto first = static_cast<uint64_t>(request.prompt.front());
   // Long prompts get an input that crosses the run of positions that attention merges, too.
   const size_t tokens = request.prompt.size() > 512 ? 530 : 1 + first % 45;
@@ -126,7 +132,7 @@ std::vector<Outcome> run(Engine& engine, std::vector<Request> requests, int stag
       Request& request = requests[submitted];
       Outcome& outcome = outcomes[submitted];
       request.id = RequestId(static_cast<int64_t>(submitted));
-      add_input(engine, request);
+      add_input(engine.model().config(), request);
       if (request.logits_wanted != LogitsWanted::kNone) {
         request.on_logits = [&outcome](int64_t position, std::span<const float> logits) {
           outcome.shown_twice |=

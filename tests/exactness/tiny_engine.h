@@ -15,6 +15,9 @@
 
 namespace quipu::exactness {
 
+// Whether the environment asks for the long form of the suite: QUIPU_EXACTNESS=full.
+bool wants_long_form();
+
 // The shapes of `quipu synth` that are made for tests: one per architecture.
 std::vector<std::string> tiny_shapes();
 
@@ -65,7 +68,7 @@ Request make_request(std::vector<TokenId> prompt, int64_t max_tokens,
 
 // Gives a request to an encoder-decoder model an input that depends on the prompt's first token:
 // the prompt is then what the decoder begins with, and prompts that begin alike have one input.
-void add_input(const Engine& engine, Request& request);
+void add_input(const ModelConfig& config, Request& request);
 
 // Runs all requests to their end. Request i joins before step i * stagger.
 // The engine's invariants are checked after every step.
