@@ -123,8 +123,6 @@ nlohmann::ordered_json statistics_to_json(const EngineStatistics& s) {
   nlohmann::ordered_json misses = nlohmann::ordered_json::object();
   for (size_t i = 0; i < c.misses.size(); ++i) {
     const auto reason = static_cast<MissReason>(i);
-    // Two that only an explanation tells apart are not counted.
-    if (reason == MissReason::kOtherSalt || reason == MissReason::kTierFailed) continue;
     misses[std::string(miss_reason_name(reason))] = c.misses[i];
   }
   nlohmann::ordered_json groups = nlohmann::ordered_json::array();

@@ -277,8 +277,12 @@ void Scheduler::note_reuse(Sequence& sequence, KvExplanation found) {
   if (const std::optional<PromotionTicket>& ticket = sequence.promotion; ticket.has_value()) {
     const int64_t brought = std::min(found.reused(), ticket->tokens_after) - ticket->tokens_before;
     found.from_tier = std::clamp<int64_t>(brought, 0, found.shared);
-    if (found.reused() < ticket->tokens_after && found.reason == MissReason::kEvicted)
+    const bool was_gone =
+        found.reason == MissReason::kEvicted || found.reason == MissReason::kNeverSeen;
+    if (found.reused() < ticket->tokens_after && was_gone) {
+      cache_.recount_miss(found, MissReason::kTierFailed);
       found.reason = MissReason::kTierFailed;
+    }
   }
   if (sequence.matched_when_waiting.has_value()) {
     found.waited_for = std::clamp<int64_t>(found.reused() - *sequence.matched_when_waiting, 0,

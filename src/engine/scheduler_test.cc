@@ -457,7 +457,8 @@ struct TierRun {
   std::map<int64_t, std::vector<TokenId>> outputs;
   std::string trace;
   int64_t preemptions = 0;
-  int64_t steps_max = 0;  // from a request's arrival to its end
+  int64_t tier_failures = 0;  // misses that were counted as such
+  int64_t steps_max = 0;      // from a request's arrival to its end
 };
 
 // A request here takes 120 tokens at most, 1 to 16 per step, behind 17 others at most; each can be
@@ -511,6 +512,13 @@ void run_with_tier(const std::vector<KvGroupConfig>& groups, KvTier& tier, uint6
   EXPECT_GT(counters.blocks_stored, 0);
   EXPECT_GT(counters.blocks_restored, 0);
   EXPECT_GT(simulation.scheduler.counters().tokens_from_tier, 0);
+  run.tier_failures = counters.misses[static_cast<size_t>(MissReason::kTierFailed)];
+  int64_t counted = 0;
+  for (const int64_t misses : counters.misses) {
+    EXPECT_GE(misses, 0);
+    counted += misses;
+  }
+  EXPECT_EQ(counted, counters.lookups) << "each look-up has one reason";
   simulation.scheduler.cache().clear();
   simulation.scheduler.check_invariants();
   for (size_t g = 0; g < groups.size(); ++g)
@@ -533,6 +541,7 @@ TEST(SchedulerWithTier, EveryRequestEndsWithItsOwnOutputAboveAnUnreliableTier) {
   TierRun run;
   run_with_tier({{12, {}, 64}}, tier, 31, tier_steps(), run);
   EXPECT_GT(run.preemptions, 0);
+  EXPECT_GT(run.tier_failures, 0);
   fmt::print("{} requests, {} preemptions, the longest took {} steps\n", run.asked.size(),
              run.preemptions, run.steps_max);
 }

@@ -17,7 +17,7 @@ enum class MissReason : uint8_t {
   kExpired,      // they were there, and their time to live was over
   kCleared,      // they were there when the cache was emptied
   kBelowWindow,  // they are there, but not all that a sliding window needs to go on after them
-  kOtherSalt,    // they are there, computed under another salt (told by explain() only)
+  kOtherSalt,    // they are there, computed under another salt (told by explain() and counters only)
   kNoRoom,       // they are there, but no block was free for a copy
   kTierFailed,   // they were in the tier, which lost or damaged them
   kCacheOff,     // the cache keeps nothing
@@ -37,6 +37,9 @@ struct KvExplanation {
   // while this one waited for them.
   int64_t from_tier = 0, waited_for = 0;
   MissReason reason = MissReason::kNone;
+  // Under which reason the counters have it: kOtherSalt where `reason`, which a tenant may see, is
+  // kNeverSeen. For the operator.
+  MissReason counted_as = MissReason::kNone;
 
   // What only explain() fills:
   int64_t gone = 0;                     // more that would have been found, had it not gone

@@ -103,7 +103,11 @@ KvExplanation KvCache::begin(SequenceKv& sequence, std::span<const TokenId> toke
   counters_.tokens_tail += found.tail;
   counters_.tokens_copied += found.copied;
   counters_.lookups_hit += sequence.num_tokens() > 0;
-  ++counters_.misses[static_cast<size_t>(found.reason)];
+  found.counted_as = found.reason;
+  if (found.reason == MissReason::kNeverSeen &&
+      is_under_other_salt(sequence, wanted, kSaltsLookedAt))
+    found.counted_as = MissReason::kOtherSalt;
+  ++counters_.misses[static_cast<size_t>(found.counted_as)];
   return found;
 }
 

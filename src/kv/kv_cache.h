@@ -102,7 +102,8 @@ struct KvCounters {
   int64_t window_blocks_left = 0;     // blocks that a sliding window left behind
   // Of tokens_reused, by source, as in KvExplanation.
   int64_t tokens_shared = 0, tokens_tail = 0, tokens_copied = 0;
-  // Look-ups that did not find all they could use, by MissReason.
+  // Look-ups that did not find all they could use, by MissReason. Without explain(), other salts
+  // are looked at up to KvCache::kSaltsLookedAt.
   std::array<int64_t, kMissReasons> misses{};
   // Between the pools and the tier. UNITS: blocks of a group; promotions: requests that had some
   // brought back, and of those the ones whose blocks came too late to hang on anything.
@@ -116,6 +117,10 @@ struct KvBlockStates {
 
 class KvCache {
  public:
+  // So many other salts are looked at, to count misses by reason; with more, "never seen" may mean
+  // under yet another salt. It bounds what a miss costs where thousands of tenants share a machine.
+  static constexpr int kSaltsLookedAt = 8;
+
   // OWNS: nothing given; the clock must outlive the cache.
   KvCache(const KvCacheConfig& config, const Clock& clock);
 
@@ -131,10 +136,13 @@ class KvCache {
   KvExplanation begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
              std::vector<KvCopy>& copies);
 
-  // Fills in what begin() leaves out, right after it. Looks under other salts too: the answer is
-  // for whoever runs the program, not for a tenant.
+  // Fills in what begin() leaves out, right after it. Looks under all other salts too: the answer is
+  // for whoever runs the program, not for a tenant. What begin() says is for the tenant as well;
+  // that another salt has the tokens goes into the counters only, which are the operator's.
   void explain(const SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
                KvExplanation& explanation);
+  // A look-up that was counted under one reason turned out to have missed for another.
+  void recount_miss(KvExplanation& explanation, MissReason reason);
 
   // ---- the tier ----
 
@@ -219,6 +227,8 @@ class KvCache {
   int64_t resume_point(const SequenceKv& sequence, int64_t count) const;
   void restore_windows(SequenceKv& sequence, int64_t count);
   std::span<BlockRef> share_all(const SequenceKv& sequence, int block);
+  bool is_under_other_salt(const SequenceKv& sequence, std::span<const TokenId> wanted,
+                           int salts_max) const;
   MissReason miss_reason(const PrefixIndex::Match& match, std::span<const TokenId> wanted) const;
 
   // Blocks of one position on their way from the tier.
@@ -228,7 +238,7 @@ class KvCache {
   };
   struct Promotion {
     SequenceKv prefix;             // its salt and retention; holds nothing
-    std::vector<TokenId> tokens;   // up to the last block on its way
+    std::vector<TokenId> tokens;   // up to the last one on its way
     int first = 0;                 // index of blocks[0] in the sequence
     std::vector<PromotedBlock> blocks;
     int pending = 0;  // loads that have not ended
@@ -239,7 +249,9 @@ class KvCache {
     int group = 0;
   };
   struct PromotionPlan;
-  PromotionPlan plan_promotion(const SequenceKv& sequence, std::span<const TokenId> wanted);
+  PromotionPlan plan_promotion(const SequenceKv& sequence, std::span<const TokenId> tokens,
+                               std::span<const TokenId> wanted);
+  void plan_tail(PromotionPlan& plan, const BlockKey& root, std::span<const TokenId> tokens);
   void start_loads(Promotion& promotion, int64_t id, const PromotionPlan& plan);
   void publish(Promotion& promotion);
   void store_before_eviction(NodeId node, int group);

@@ -388,6 +388,46 @@ TEST(KvCache, PinnedBlocksStayAndARequestThatCannotFitEvictsNothing) {
   model.cache.index().unpin(match.path.back());
 }
 
+// What other salts have is for the operator: in the counters and in explain(), not in begin().
+TEST(KvCache, CountsWhatOtherSaltsHaveAndTellsTenantsNothing) {
+  CacheModel model(40, "lru");
+  std::vector<TokenId> prompt(3 * kBlock);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i);
+  const auto misses = [&](MissReason reason) {
+    return model.cache.counters().misses[static_cast<size_t>(reason)];
+  };
+  const auto ask = [&](const std::string& salt) {
+    TestSequence sequence = model.sequence(prompt);
+    sequence.kv.salt = salt;
+    std::vector<KvCopy> copies;
+    KvExplanation found = model.cache.begin(sequence.kv, prompt, 3 * kBlock - 1, copies);
+    EXPECT_EQ(found.reason, MissReason::kNeverSeen) << salt;
+    model.cache.explain(sequence.kv, prompt, 3 * kBlock - 1, found);
+    model.cache.release(sequence.kv, prompt);
+    return found.reason;
+  };
+  EXPECT_EQ(ask("alice"), MissReason::kNeverSeen);
+  TestSequence owner = model.sequence(prompt);
+  owner.kv.salt = "alice";
+  model.begin(owner, 0);
+  ASSERT_TRUE(model.compute(owner, 3 * kBlock));
+  EXPECT_EQ(misses(MissReason::kOtherSalt), 0);
+  EXPECT_EQ(ask("bob"), MissReason::kOtherSalt);
+  EXPECT_EQ(misses(MissReason::kOtherSalt), 1);
+  // Behind more salts than begin() looks at, only explain() finds it; then it is counted, too.
+  std::vector<TestSequence> others;
+  for (int i = 0; i < 3 * KvCache::kSaltsLookedAt; ++i) {
+    others.push_back(model.sequence(std::vector<TokenId>(kBlock, 900 + i)));
+    others.back().kv.salt = fmt::format("other {}", i);
+    model.begin(others.back(), 0);
+    ASSERT_TRUE(model.compute(others.back(), kBlock));
+  }
+  EXPECT_EQ(ask("carol"), MissReason::kOtherSalt);
+  EXPECT_EQ(misses(MissReason::kOtherSalt), 2);
+  model.cache.release(owner.kv, owner.tokens);
+  for (TestSequence& other : others) model.cache.release(other.kv, other.tokens);
+}
+
 TEST(BlockKey, ChainsEverythingThatDecidesTheBytes) {
   const std::vector<TokenId> tokens = {1, 2, 3};
   const BlockKey root = root_key("model", "salt");

@@ -24,7 +24,7 @@ std::string_view miss_reason_name(MissReason reason) {
 // ---- going down ----
 
 void KvCache::store_before_eviction(NodeId node, int group) {
-  if (config_.tier == nullptr || index_.is_tail(node) || !index_.has_block(node, group)) return;
+  if (config_.tier == nullptr || !index_.has_block(node, group)) return;
   if (!index_.may_outlive(node) ||
       !cost_.restoring_is_cheaper(config_.block_tokens, group_block_bytes(group))) {
     ++counters_.blocks_not_stored;
@@ -54,13 +54,16 @@ void KvCache::take_transfers(std::vector<KvStore>& stores, std::vector<KvLoad>& 
 struct KvCache::PromotionPlan {
   std::vector<NodeId> path;                // what the index has of the prompt, windows aside
   std::vector<BlockKey> keys;              // of the prompt's blocks, from the first
-  int blocks = 0;                          // 0: nothing to gain
+  int blocks = 0;                          // whole ones
+  int64_t tokens = 0;                      // of those and of a tail after them; 0: nothing to gain
   std::vector<std::pair<int, int>> loads;  // (block, group), by block
   std::vector<int> loads_of;               // SHAPE: [groups]
   uint64_t bytes = 0;
 };
 
+// `wanted`: of `tokens`, what may be reused.
 KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
+                                               std::span<const TokenId> tokens,
                                                std::span<const TokenId> wanted) {
   const auto block = static_cast<size_t>(config_.block_tokens);
   const auto groups = static_cast<size_t>(num_groups());
@@ -90,12 +93,16 @@ KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
     if (windows.is_whole(static_cast<int64_t>((i + 1) * block)))
       plan.blocks = static_cast<int>(i) + 1;
   }
-  for (int i = 0; i < plan.blocks; ++i) {
+  plan.tokens = static_cast<int64_t>(plan.blocks) * config_.block_tokens;
+  plan.keys.resize(static_cast<size_t>(plan.blocks));
+  // Where memory has a whole block, a tail has no place.
+  if (plan.path.size() <= plan.keys.size()) plan_tail(plan, index_.key(root), tokens);
+  for (int i = 0; i < static_cast<int>(plan.keys.size()); ++i) {
     for (int g = 0; g < num_groups(); ++g) {
       const BlockTable table(config_.block_tokens, lifetime(g));
       const bool needed = i < sink_blocks(lifetime(g), config_.block_tokens) ||
-                          i >= table.first_needed(int64_t{plan.blocks} * config_.block_tokens);
-      const bool in_memory = i < static_cast<int>(plan.path.size()) &&
+                          i >= table.first_needed(plan.tokens);
+      const bool in_memory = i < plan.blocks && i < static_cast<int>(plan.path.size()) &&
                              index_.has_block(plan.path[static_cast<size_t>(i)], g);
       if (!needed || in_memory) continue;
       plan.loads.emplace_back(i, g);
@@ -106,6 +113,24 @@ KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
   return plan;
 }
 
+// A finished sequence's last block after the plan's whole ones: the longest that the tier has for
+// all groups. Its key says how long it is, so each length is asked for. `tokens`: all of the
+// prompt, since a tail may end with the token that is computed anyway.
+void KvCache::plan_tail(PromotionPlan& plan, const BlockKey& root,
+                        std::span<const TokenId> tokens) {
+  const std::span<const TokenId> rest = tokens.subspan(static_cast<size_t>(plan.tokens));
+  std::vector<TierKey> asked(static_cast<size_t>(num_groups()));
+  std::vector<uint8_t> found(asked.size());
+  for (size_t n = std::min(rest.size(), static_cast<size_t>(config_.block_tokens) - 1); n > 0; --n) {
+    const BlockKey key = block_key(plan.keys.empty() ? root : plan.keys.back(), rest.first(n));
+    for (size_t g = 0; g < asked.size(); ++g) asked[g] = {key, static_cast<int32_t>(g)};
+    if (config_.tier->lookup(asked, found) < num_groups()) continue;
+    plan.keys.push_back(key);
+    plan.tokens += static_cast<int64_t>(n);
+    return;
+  }
+}
+
 std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
                                                 std::span<const TokenId> tokens,
                                                 int64_t reuse_max) {
@@ -114,8 +139,9 @@ std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
   const std::span<const TokenId> wanted = tokens.first(
       static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
   const int64_t matched = index_.match(index_.root(sequence.salt), wanted).tokens;
-  const PromotionPlan plan = plan_promotion(sequence, wanted);
-  const int64_t gained = int64_t{plan.blocks} * config_.block_tokens - matched;
+  const PromotionPlan plan = plan_promotion(sequence, tokens, wanted);
+  const int64_t gained =
+      std::min(plan.tokens, static_cast<int64_t>(wanted.size())) - matched;
   if (gained <= 0 || plan.loads.empty() || !cost_.restoring_is_cheaper(gained, plan.bytes))
     return std::nullopt;
   // What the new blocks hang on must not be evicted to make room for them.
@@ -131,8 +157,7 @@ std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
     Promotion& promotion = promotions_[ticket->id.value()];
     promotion.prefix.salt = sequence.salt;
     promotion.prefix.retention = sequence.retention;
-    const auto end = static_cast<size_t>(plan.blocks) * static_cast<size_t>(config_.block_tokens);
-    promotion.tokens.assign(wanted.begin(), wanted.begin() + static_cast<ptrdiff_t>(end));
+    promotion.tokens.assign(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(plan.tokens));
     start_loads(promotion, ticket->id.value(), plan);
     ++counters_.promotions;
   }
@@ -143,7 +168,7 @@ std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
 // REQUIRES: room for all of the plan's blocks.
 void KvCache::start_loads(Promotion& promotion, int64_t id, const PromotionPlan& plan) {
   promotion.first = plan.loads.front().first;
-  promotion.blocks.resize(static_cast<size_t>(plan.blocks - promotion.first));
+  promotion.blocks.resize(plan.keys.size() - static_cast<size_t>(promotion.first));
   for (PromotedBlock& block : promotion.blocks)
     block.blocks.resize(static_cast<size_t>(num_groups()));
   for (const auto& [i, g] : plan.loads) {
@@ -206,7 +231,12 @@ void KvCache::publish(Promotion& promotion) {
     const bool lacks_block =
         at >= path.size() && !index_.is_windowed(0) && !block.blocks.front().valid();
     if (block.is_lost || lacks_block) break;
-    const auto tokens = std::span<const TokenId>(promotion.tokens).subspan(at * size, size);
+    const auto rest = std::span<const TokenId>(promotion.tokens).subspan(at * size);
+    if (rest.size() < size) {
+      index_.insert_tail(parent, rest, block.blocks, promotion.prefix.retention);
+      break;
+    }
+    const std::span<const TokenId> tokens = rest.first(size);
     parent = index_
                  .insert(parent, tokens, index_.key_after(index_.key(parent), tokens), block.blocks,
                          promotion.prefix.retention)
@@ -242,11 +272,28 @@ void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> token
       seen + static_cast<size_t>(common) < wanted.size()) {
     explanation.cached_token = index_.tokens(*child)[static_cast<size_t>(common)];
   }
-  if (explanation.reason != MissReason::kNeverSeen) return;
-  for (const auto& [salt, other] : index_.roots()) {
-    if (salt != sequence.salt && index_.match(other, wanted).tokens > explanation.reused())
-      explanation.reason = MissReason::kOtherSalt;
+  if (explanation.reason != MissReason::kNeverSeen ||
+      !is_under_other_salt(sequence, wanted, index_.num_roots()))
+    return;
+  explanation.reason = MissReason::kOtherSalt;
+  recount_miss(explanation, MissReason::kOtherSalt);
+}
+
+// Whether another salt has more of the wanted tokens, among `salts_max` others.
+bool KvCache::is_under_other_salt(const SequenceKv& sequence, std::span<const TokenId> wanted,
+                                  int salts_max) const {
+  for (const auto& [salt, root] : index_.roots()) {
+    if (salt == sequence.salt) continue;
+    if (salts_max-- == 0) return false;
+    if (index_.match(root, wanted).tokens > sequence.num_tokens()) return true;
   }
+  return false;
+}
+
+void KvCache::recount_miss(KvExplanation& explanation, MissReason reason) {
+  --counters_.misses[static_cast<size_t>(explanation.counted_as)];
+  ++counters_.misses[static_cast<size_t>(reason)];
+  explanation.counted_as = reason;
 }
 
 }  // namespace quipu

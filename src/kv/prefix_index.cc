@@ -185,7 +185,6 @@ void PrefixIndex::unpin(NodeId node) {
 
 // ---- growing and shrinking ----
 
-// `key`: of a tail empty.
 NodeId PrefixIndex::new_node(NodeId parent, std::span<const TokenId> tokens, const BlockKey& key,
                              std::span<BlockRef> blocks, const Retention& retention,
                              int holders) {
@@ -371,7 +370,7 @@ void PrefixIndex::insert_tail(NodeId parent, std::span<const TokenId> tokens,
     return;
   }
   remove_extended_tail(parent, tokens);
-  new_node(parent, tokens, {}, blocks, retention, 0);
+  new_node(parent, tokens, block_key(key(parent), tokens), blocks, retention, 0);
 }
 
 void PrefixIndex::take_tail(NodeId tail, std::span<BlockRef> blocks) {
