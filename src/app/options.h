@@ -32,6 +32,7 @@ struct ModelOptions {
   int prefill_chunk = 512;
   int sequences_max = 64;
   double decode_stretch_max = 0;  // SchedulerConfig::decode_stretch_max
+  int draft_tokens_max = 0;       // SchedulerConfig::draft_tokens_max
   StreamingConfig streaming;
   std::optional<std::string> pre_tokenizer;  // overrides tokenizer.ggml.pre
 };

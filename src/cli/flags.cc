@@ -122,6 +122,12 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
       .add_option("--kv-sinks", options.streaming.sinks,
                   "Stream: the first N tokens stay in sight (default: 4, with --kv-window)")
       ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--draft-max,--draft-n", options.draft_tokens_max,
+                  "Guess up to N next tokens from the text so far and check them in one step; "
+                  "same output; 0: none")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
   command.add_option("--chunk", options.prefill_chunk, "Prompt tokens computed at a time")
       ->check(CLI::Range(1, 65536));
   command.add_option("--pre-tokenizer", options.pre_tokenizer,

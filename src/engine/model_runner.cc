@@ -112,10 +112,9 @@ void ModelRunner::build_batch(const StepPlan& plan) {
   query_start_.push_back(0);
   for (const ScheduledSequence& scheduled : plan.sequences) {
     const auto first_row = static_cast<int32_t>(token_ids_.size());
-    for (int i = 0; i < scheduled.num_tokens; ++i) {
-      const int64_t position = scheduled.first_position + i;
-      token_ids_.push_back(scheduled.sequence->tokens[static_cast<size_t>(position)]);
-      positions_.push_back(static_cast<int32_t>(position));
+    for (int i = 0; i < scheduled.num_computed(); ++i) {
+      token_ids_.push_back(scheduled.token(i));
+      positions_.push_back(static_cast<int32_t>(scheduled.first_position + i));
     }
     add_logit_rows(scheduled, first_row);
     query_start_.push_back(static_cast<int32_t>(token_ids_.size()));
@@ -148,7 +147,7 @@ void ModelRunner::build_group(const StepPlan& plan, int group) {
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const ScheduledSequence& scheduled = plan.sequences[s];
     const BlockTable& table = table_of(scheduled);
-    for (int i = 0; i < scheduled.num_tokens; ++i)
+    for (int i = 0; i < scheduled.num_computed(); ++i)
       arrays.slot_mapping.push_back(table.slot(scheduled.first_position + i));
     for (int column = 0; column < table.num_blocks(); ++column) {
       arrays.block_tables[s * arrays.block_table_stride + static_cast<size_t>(column)] =
@@ -163,27 +162,34 @@ void ModelRunner::build_group(const StepPlan& plan, int group) {
 }
 
 void ModelRunner::add_logit_rows(const ScheduledSequence& scheduled, int32_t first_row) {
-  for (int i = first_logit_token(scheduled); i < scheduled.num_tokens; ++i)
+  for (int i = first_logit_token(scheduled); i < scheduled.num_computed(); ++i)
     logit_rows_.push_back(first_row + i);
 }
 
 void ModelRunner::consume_logits(const StepPlan& plan, std::span<const float> logits) {
   const size_t vocab = static_cast<size_t>(model_.config().vocab_size);
-  next_tokens_.assign(plan.sequences.size(), 0);
+  next_tokens_.clear();
   size_t row = 0;
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const ScheduledSequence& scheduled = plan.sequences[s];
+  for (const ScheduledSequence& scheduled : plan.sequences) {
     Sequence& sequence = *scheduled.sequence;
-    for (int i = first_logit_token(scheduled); i < scheduled.num_tokens; ++i, ++row) {
+    const size_t first_token = next_tokens_.size();
+    next_tokens_.resize(first_token + 1 + static_cast<size_t>(scheduled.num_drafts), 0);
+    bool has_followed = true;  // the drafts so far are what the sampler chose
+    for (int i = first_logit_token(scheduled); i < scheduled.num_computed(); ++i, ++row) {
+      if (!has_followed) continue;
       const std::span<const float> row_logits = logits.subspan(row * vocab, vocab);
       const int64_t position = scheduled.first_position + i;
       if (sequence.request.logits_wanted != LogitsWanted::kNone && sequence.request.on_logits) {
         sequence.request.on_logits(position, row_logits);
         sequence.num_observed_tokens = position + 1;
       }
-      const bool is_last = scheduled.reaches_end() && i == scheduled.num_tokens - 1;
-      if (is_last && sequence.request.max_tokens > 0)
-        next_tokens_[s] = sequence.sampler.sample(row_logits, position + 1);
+      const int draft = i - scheduled.num_tokens + 1;  // drafts before this row
+      if (!scheduled.reaches_end() || draft < 0 || sequence.request.max_tokens == 0) continue;
+      const TokenId next = sequence.sampler.sample(row_logits, position + 1);
+      next_tokens_[first_token + static_cast<size_t>(draft)] = next;
+      has_followed = draft < scheduled.num_drafts &&
+                     next == sequence.draft[static_cast<size_t>(draft)];
+      if (has_followed) sequence.sampler.accept(next);
     }
   }
 }

@@ -163,6 +163,11 @@ void Scheduler::plan(StepPlan& plan) {
 
 // Gives budget to running sequences: those one token behind, or those further behind.
 void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
+  // Beside prompts there is better to compute than guesses.
+  const bool only_decodes =
+      waiting_.empty() && std::all_of(running_.begin(), running_.end(), [](const auto& sequence) {
+        return sequence->num_tokens() - sequence->num_computed_tokens() == 1;
+      });
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
     const bool one_behind = sequence.num_tokens() - sequence.num_computed_tokens() == 1;
@@ -172,9 +177,31 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
     bool fits = take_room(sequence, end, plan);
     while (!fits && preempt_last(sequence, plan)) fits = take_room(sequence, end, plan);
     if (!fits) continue;  // it preempted itself, or waits for those before it
-    plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count});
-    budget -= count;
+    const int drafts =
+        decoding && only_decodes ? add_drafts(sequence, end, budget - count) : 0;
+    plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count, drafts});
+    budget -= count + drafts;
   }
+}
+
+// Guesses what follows the sequence's last token, and makes room for it if there is some to spare.
+// Returns how many.
+int Scheduler::add_drafts(Sequence& sequence, int64_t end, int budget) {
+  const Request& request = sequence.request;
+  if (config_.draft_tokens_max == 0 || !config_.keep_kv ||
+      request.logits_wanted == LogitsWanted::kAll)
+    return 0;
+  // The last token that it may have needs no successor.
+  const int64_t left = std::min(request.max_tokens - sequence.num_output_tokens(),
+                                token_limit_ - sequence.num_tokens()) - 1;
+  const auto most = static_cast<int>(
+      std::clamp<int64_t>(std::min<int64_t>(left, budget), 0, config_.draft_tokens_max));
+  sequence.lookup.propose(sequence.tokens, most, pacer_.token_cost(), sequence.draft);
+  const auto drafts = static_cast<int>(sequence.draft.size());
+  if (drafts == 0 || !cache_.can_reserve(sequence.kv, end + drafts) ||
+      !cache_.reserve(sequence.kv, end + drafts))
+    return 0;
+  return drafts;
 }
 
 void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
@@ -368,53 +395,79 @@ bool Scheduler::preempt_last(const Sequence& needy, StepPlan& plan) {
 
 void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_tokens,
                        std::vector<StepEvent>& events) {
-  QUIPU_CHECK(next_tokens.size() == plan.sequences.size(), "{} tokens for {} sequences",
-              next_tokens.size(), plan.sequences.size());
+  size_t wanted = 0;
+  for (const ScheduledSequence& scheduled : plan.sequences)
+    wanted += 1 + static_cast<size_t>(scheduled.num_drafts);
+  QUIPU_CHECK(next_tokens.size() == wanted, "{} tokens for {} sequences and their drafts, not {}",
+              next_tokens.size(), plan.sequences.size(), wanted);
   note_step(plan);
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    const ScheduledSequence& scheduled = plan.sequences[i];
-    Sequence& sequence = *scheduled.sequence;
-    const bool reaches_end = scheduled.reaches_end();
-    cache_.append(sequence.kv, sequence.tokens, scheduled.num_tokens);
-    if (!reaches_end) continue;
-    if (!sequence.stats.first_token_ns.has_value()) sequence.stats.first_token_ns = clock_.now_ns();
-
-    StepEvent event;
-    event.id = sequence.request.id;
-    if (sequence.request.max_tokens == 0) {
-      event.finish = FinishReason::kLength;
+  for (const ScheduledSequence& scheduled : plan.sequences) {
+    const size_t count = 1 + static_cast<size_t>(scheduled.num_drafts);
+    if (scheduled.reaches_end()) {
+      take_outputs(scheduled, next_tokens.first(count), events);
     } else {
-      event.finish = finish_reason_after(sequence, next_tokens[i]);
-      if (event.finish != FinishReason::kStop) {
-        event.token = next_tokens[i];
-        sequence.tokens.push_back(next_tokens[i]);
-        sequence.sampler.accept(next_tokens[i]);
-        ++sequence.stats.completion_tokens;
-      }
+      cache_.append(scheduled.sequence->kv, scheduled.sequence->tokens, scheduled.num_tokens);
     }
-    if (event.finish != FinishReason::kNone) {
-      const auto it = std::find_if(running_.begin(), running_.end(),
-                                   [&](const auto& other) { return other.get() == &sequence; });
-      std::unique_ptr<Sequence> finished = std::move(*it);
-      running_.erase(it);
-      const std::optional<TokenId> token = event.token;
-      event = finish(std::move(finished), event.finish);
-      event.token = token;
-    } else if (!config_.keep_kv) {
-      cache_.release(sequence.kv, sequence.tokens);
-      sequence.encoding.release();
-    }
-    events.push_back(std::move(event));
+    next_tokens = next_tokens.subspan(count);
   }
+}
+
+// The tokens that follow a sequence: one, and one more for each draft that came true.
+void Scheduler::take_outputs(const ScheduledSequence& scheduled,
+                             std::span<const TokenId> next_tokens,
+                             std::vector<StepEvent>& events) {
+  Sequence& sequence = *scheduled.sequence;
+  if (!sequence.stats.first_token_ns.has_value()) sequence.stats.first_token_ns = clock_.now_ns();
+  int accepted = 0;
+  StepEvent event;
+  for (bool more = true; more;) {
+    event = {.id = sequence.request.id, .token = {}, .finish = FinishReason::kLength, .stats = {}};
+    if (sequence.request.max_tokens == 0) break;
+    const TokenId token = next_tokens[static_cast<size_t>(accepted)];
+    event.finish = finish_reason_after(sequence, token);
+    more = event.finish == FinishReason::kNone && accepted < scheduled.num_drafts &&
+           token == sequence.draft[static_cast<size_t>(accepted)];
+    if (event.finish != FinishReason::kStop) {
+      event.token = token;
+      sequence.tokens.push_back(token);
+      if (!more) sequence.sampler.accept(token);  // who sampled accepted the drafts that came true
+      ++sequence.stats.completion_tokens;
+    }
+    if (more) {
+      ++accepted;
+      events.push_back(event);
+    }
+  }
+  if (scheduled.num_drafts > 0) {
+    sequence.lookup.judged(scheduled.num_drafts, accepted);
+    counters_.drafts_proposed += scheduled.num_drafts;
+    counters_.drafts_accepted += accepted;
+  }
+  // Keys and values of drafts that did not come true are written over.
+  cache_.append(sequence.kv, sequence.tokens, scheduled.num_tokens + accepted);
+  if (event.finish != FinishReason::kNone) {
+    const auto it = std::find_if(running_.begin(), running_.end(),
+                                 [&](const auto& other) { return other.get() == &sequence; });
+    std::unique_ptr<Sequence> finished = std::move(*it);
+    running_.erase(it);
+    const std::optional<TokenId> token = event.token;
+    event = finish(std::move(finished), event.finish);
+    event.token = token;
+  } else if (!config_.keep_kv) {
+    cache_.release(sequence.kv, sequence.tokens);
+    sequence.encoding.release();
+  }
+  events.push_back(std::move(event));
 }
 
 // Tells the pacer how long the step took.
 void Scheduler::note_step(const StepPlan& plan) {
-  if (config_.decode_stretch_max == 0 || plan.has_transfers_with_tier()) return;
-  int decodes = 0, prompt_tokens = 0;
+  if (plan.has_transfers_with_tier()) return;
+  int decodes = 0, prompt_tokens = 0;  // a draft costs what a prompt's token does
   for (const ScheduledSequence& scheduled : plan.sequences) {
     if (scheduled.num_tokens == 1 && scheduled.reaches_end()) {
       ++decodes;
+      prompt_tokens += scheduled.num_drafts;
     } else {
       prompt_tokens += scheduled.num_tokens;
     }

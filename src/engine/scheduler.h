@@ -56,6 +56,8 @@ struct SchedulerConfig {
   int64_t tier_wait_max_ns = 2'000'000'000;
   // How many times as long a step may take because of prompts, while others decode. 0: any.
   double decode_stretch_max = 0;
+  // Most guessed tokens beside a decoding sequence's last one (prompt_lookup.h). 0: none.
+  int draft_tokens_max = 0;
 };
 
 // Totals since the start.
@@ -67,14 +69,23 @@ struct SchedulerCounters {
   // Prompt tokens that a request found because the tier brought them back for it, or because it
   // waited for another that was computing them.
   int64_t tokens_from_tier = 0, tokens_waited_for = 0;
+  int64_t drafts_proposed = 0, drafts_accepted = 0;  // UNITS: tokens
   int64_t tier_waits_given_up = 0;
 };
 
-// One sequence's share of a step: tokens [first_position, first_position + num_tokens).
+// One sequence's share of a step: tokens [first_position, first_position + num_tokens), and after
+// them the first num_drafts of sequence->draft, which it may turn out not to have.
 struct ScheduledSequence {
   Sequence* sequence = nullptr;
   int64_t first_position = 0;
   int num_tokens = 0;
+  int num_drafts = 0;  // only where it reaches the end
+
+  int num_computed() const { return num_tokens + num_drafts; }
+  TokenId token(int i) const {
+    return i < num_tokens ? sequence->tokens[static_cast<size_t>(first_position + i)]
+                          : sequence->draft[static_cast<size_t>(i - num_tokens)];
+  }
 
   // Its last token is the sequence's last: its logits choose the next token.
   bool reaches_end() const { return first_position + num_tokens == sequence->num_tokens(); }
@@ -134,8 +145,10 @@ class Scheduler {
   // tier.
   void plan(StepPlan& plan);
 
-  // Takes the step's outcome. SHAPE: next_tokens: one entry per planned sequence; read only where
-  // reaches_end() and the request wants output. Events are appended.
+  // Takes the step's outcome. SHAPE: next_tokens: for each planned sequence one entry, and one more
+  // for each draft: what follows the tokens, the tokens and one draft, and so on. Read only where
+  // reaches_end() and the request wants output, up to the first that is not the draft in its place.
+  // Events are appended.
   void commit(const StepPlan& plan, std::span<const TokenId> next_tokens,
               std::vector<StepEvent>& events);
 
@@ -165,6 +178,9 @@ class Scheduler {
   void admit_waiting(StepPlan& plan, int& budget);
   bool start_by_rank(size_t index, StepPlan& plan);
   void note_step(const StepPlan& plan);
+  int add_drafts(Sequence& sequence, int64_t end, int budget);
+  void take_outputs(const ScheduledSequence& scheduled, std::span<const TokenId> next_tokens,
+                    std::vector<StepEvent>& events);
   Status check_input(const Request& request) const;
   bool start(Sequence& sequence, StepPlan& plan);
   int64_t encoder_work(const Sequence& sequence) const;

@@ -36,6 +36,8 @@ class FakeModel {
       slots_.emplace_back(static_cast<size_t>(group.total_blocks) * kBlockTokens, -1);
   }
 
+  TokenId (*next_of)(std::span<const TokenId> tokens) = fake_next;
+
   std::vector<TokenId> run(const StepPlan& plan) {
     for (const KvStore& store : plan.stores)
       tier_->store(store.key, std::as_bytes(block(store.group, store.block)), sizeof(TokenId));
@@ -53,7 +55,13 @@ class FakeModel {
       const Sequence& sequence = *scheduled.sequence;
       EXPECT_EQ(scheduled.first_position, sequence.num_computed_tokens());
       for (size_t group = 0; group < slots_.size(); ++group) attend(scheduled, group);
-      next.push_back(fake_next(sequence.tokens));
+      // What follows the tokens, the tokens and one draft, and so on.
+      std::vector<TokenId> tokens = sequence.tokens;
+      next.push_back(next_of(tokens));
+      for (int i = 0; i < scheduled.num_drafts; ++i) {
+        tokens.push_back(sequence.draft[static_cast<size_t>(i)]);
+        next.push_back(next_of(tokens));
+      }
     }
     return next;
   }
@@ -63,11 +71,14 @@ class FakeModel {
     const Sequence& sequence = *scheduled.sequence;
     const KvLifetime& lifetime = groups_[group].lifetime;
     const int64_t seen = lifetime.first_seen(scheduled.first_position);
-    for (int64_t p = 0; p < scheduled.first_position + scheduled.num_tokens; ++p) {
+    for (int64_t p = 0; p < scheduled.first_position + scheduled.num_computed(); ++p) {
       if (p >= lifetime.sinks && p < seen) continue;
       TokenId& slot = slots_[group][static_cast<size_t>(sequence.kv.tables[group].slot(p))];
-      if (p >= scheduled.first_position) slot = sequence.tokens[static_cast<size_t>(p)];
-      EXPECT_EQ(slot, sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
+      if (p >= scheduled.first_position) {
+        slot = scheduled.token(static_cast<int>(p - scheduled.first_position));
+      } else {
+        EXPECT_EQ(slot, sequence.tokens[static_cast<size_t>(p)]) << "position " << p;
+      }
     }
   }
 
@@ -81,12 +92,19 @@ class FakeModel {
   std::vector<std::vector<TokenId>> slots_;  // SHAPE: [groups][slots]
 };
 
+// Mostly what followed six tokens ago: some guesses come true, and some do not.
+TokenId repeating_next(std::span<const TokenId> tokens) {
+  const TokenId random = fake_next(tokens);
+  return tokens.size() > 6 && random % 8 != 0 ? tokens[tokens.size() - 6] : random;
+}
+
 std::vector<TokenId> expected_output(std::vector<TokenId> tokens, int64_t max_tokens, int64_t limit,
-                                     TokenId stop) {
+                                     TokenId stop,
+                                     TokenId (*next_of)(std::span<const TokenId>) = fake_next) {
   std::vector<TokenId> output;
   while (static_cast<int64_t>(output.size()) < max_tokens &&
          static_cast<int64_t>(tokens.size()) < limit) {
-    const TokenId next = fake_next(tokens);
+    const TokenId next = next_of(tokens);
     if (next == stop) break;
     tokens.push_back(next);
     output.push_back(next);
@@ -158,6 +176,7 @@ struct PressureCase {
   const char* name;
   bool keep_kv;
   std::vector<KvGroupConfig> groups;
+  int draft_tokens_max = 0;
 };
 
 class SchedulerSimulation : public testing::TestWithParam<PressureCase> {};
@@ -167,14 +186,17 @@ class SchedulerSimulation : public testing::TestWithParam<PressureCase> {};
 TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
   SchedulerConfig config = small_config();
   config.keep_kv = GetParam().keep_kv;
+  config.draft_tokens_max = GetParam().draft_tokens_max;
   Simulation simulation(config, GetParam().groups);
+  if (config.draft_tokens_max > 0) simulation.model.next_of = repeating_next;
   Random random(config.keep_kv ? 21 : 22);
   std::map<int64_t, Request> asked;
   std::map<int64_t, bool> cancelled;
   int preemptions = 0;
   const int rounds = 4000;
+  const uint64_t rarely = config.draft_tokens_max > 0 ? 14 : 4;  // drafts are for idle moments
   for (int64_t round = 0; round < rounds; ++round) {
-    if (random.next_below(4) == 0 && simulation.scheduler.num_waiting() < 20) {
+    if (random.next_below(rarely) == 0 && simulation.scheduler.num_waiting() < 20) {
       std::vector<TokenId> prompt;
       const uint64_t family = random.next_below(3);
       for (uint64_t n = 1 + random.next_below(70); n > 0; --n) {
@@ -202,7 +224,8 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
     const StepEvent& end = simulation.finished.at(id);
     preemptions += end.stats.preemptions;
     std::vector<TokenId> expected =
-        expected_output(request.prompt, request.max_tokens, simulation.scheduler.token_limit(), 7);
+        expected_output(request.prompt, request.max_tokens, simulation.scheduler.token_limit(), 7,
+                        simulation.model.next_of);
     const std::vector<TokenId>& got = simulation.outputs[id];
     if (cancelled.contains(id)) {
       EXPECT_EQ(end.finish, FinishReason::kCancelled);
@@ -212,6 +235,11 @@ TEST_P(SchedulerSimulation, EveryRequestGetsItsOwnOutputUnderPressure) {
     EXPECT_EQ(got, expected) << "request " << id;
   }
   EXPECT_GT(preemptions, 0);
+  if (config.draft_tokens_max > 0) {
+    EXPECT_GT(simulation.scheduler.counters().drafts_accepted, 500);
+    EXPECT_GT(simulation.scheduler.counters().drafts_proposed,
+              simulation.scheduler.counters().drafts_accepted);
+  }
   KvCache& cache = simulation.scheduler.cache();
   cache.clear();
   for (int group = 0; group < cache.num_groups(); ++group)
@@ -224,6 +252,8 @@ INSTANTIATE_TEST_SUITE_P(
                     PressureCase{"mixed", true, {{12, {}}, {9, {.window = 30}}}},
                     PressureCase{"mixed_off", false, {{12, {}}, {9, {.window = 30}}}},
                     PressureCase{"windowed", true, {{8, {.window = 21}}}},
+                    PressureCase{"drafts", true, {{12, {}}}, 5},
+                    PressureCase{"drafts_mixed", true, {{12, {}}, {9, {.window = 30}}}, 8},
                     PressureCase{"three",
                                  true,
                                  {{16, {}}, {7, {.window = 5}}, {12, {.window = 40, .sinks = 4}}}}),

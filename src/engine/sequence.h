@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/prompt_lookup.h"
 #include "engine/request.h"
 #include "kv/encoding_cache.h"
 #include "kv/kv_cache.h"
@@ -55,6 +56,8 @@ struct Sequence {
   BlockKey input_key;    // of the encoder's input
   EncodingRef encoding;  // of the input; held while the sequence runs
   Sampler sampler;
+  PromptLookup lookup;
+  std::vector<TokenId> draft;  // guesses for the tokens after the last, in the step just planned
   // What the cache is bringing back for it while it waits; asked for once per admission.
   std::optional<PromotionTicket> promotion;
   bool asked_tier = false;

@@ -34,6 +34,11 @@ int StepPacer::prompt_tokens_max(int budget) const {
   return static_cast<int>(std::clamp<double>(tokens, 1, budget));
 }
 
+double StepPacer::token_cost() const {
+  if (base_ns_.has_value() && cost_ns_.has_value()) return *cost_ns_ / *base_ns_;
+  return 1.0 / kTokensUnknown;
+}
+
 void StepPacer::took(int decodes, int prompt_tokens, int64_t duration_ns) {
   if (duration_ns <= 0 || decodes + prompt_tokens == 0) return;
   const auto seen = static_cast<double>(duration_ns);

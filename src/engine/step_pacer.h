@@ -25,6 +25,9 @@ class StepPacer {
   // step without. UNITS: tokens.
   int prompt_tokens_max(int budget) const;
 
+  // What one more prompt token costs beside a step of decodes, as a share of that step.
+  double token_cost() const;
+
   // What a step had, and how long it took.
   void took(int decodes, int prompt_tokens, int64_t duration_ns);
 

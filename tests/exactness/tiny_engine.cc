@@ -89,6 +89,7 @@ TinyEngine::TinyEngine(TinyModel& model, const EngineSettings& settings) {
   config.block_tokens = settings.block_tokens;
   config.prefill_chunk_max = settings.chunk;
   config.keep_kv = settings.keep_kv;
+  config.draft_tokens_max = settings.draft_tokens_max;
   config.streaming = settings.streaming;
   config.kv_bytes =
       kv_cache_spec_for(model.model->config(), settings.kv_format, settings.block_tokens)

@@ -41,6 +41,7 @@ struct EngineSettings {
   int block_tokens = 32;
   int blocks = 256;
   bool keep_kv = true;
+  int draft_tokens_max = 0;
   StreamingConfig streaming;
 };
 

@@ -1,0 +1,41 @@
+// PromptLookup: guesses the next tokens of a sequence from what it contains already. Where the last
+// tokens occurred before, what followed them then is likely to follow again: in summaries, edits of
+// code, answers that quote.
+//
+// A step that computes some guessed tokens beside the known last one tells for each of them whether
+// it is what the sampler would have chosen; those that are count as generated, in one step instead of
+// several. The text is the same with and without guesses, bit for bit, since a token's logits do
+// not depend on how many are computed together (ARCHITECTURE.md).
+//
+// How many are worth it follows from how often guesses came true for this sequence, and from what a
+// token more costs beside a step. None, when none pays; now and then a few are tried again.
+// SOURCE: Saxena 2023, prompt lookup decoding; Leviathan et al. 2023 for the expected gain.
+// THREADS: engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/strong_id.h"
+
+namespace quipu {
+
+class PromptLookup {
+ public:
+  // Replaces `draft` by at most `tokens_max` guesses for what follows `tokens`.
+  // `token_cost`: of one more token, as a share of a step without it.
+  void propose(std::span<const TokenId> tokens, int tokens_max, double token_cost,
+               std::vector<TokenId>& draft);
+
+  // What came of the last proposal that was computed.
+  void judged(int proposed, int accepted);
+
+ private:
+  int worthwhile(int tokens_max, double token_cost) const;
+
+  double chance_ = 0.5;  // that a guess comes true if those before it did
+  int steps_waited_ = 0;  // since guesses were worth a try
+};
+
+}  // namespace quipu
