@@ -8,6 +8,7 @@
 
 #include "base/suggest.h"
 #include "cli/commands.h"
+#include "cli/completion.h"
 #include "cli/console.h"
 
 namespace quipu {
@@ -73,6 +74,7 @@ int run(int argc, char** argv) {
   add_synth_command(app, exit_code);
   add_bench_command(app, exit_code);
   add_doctor_command(app, exit_code);
+  add_completion_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import shutil
 import struct
+import subprocess
 import unittest
 
 from quipu_cli import ROOT, CliTest, environment, ids_model, quipu, scratch, text_gguf, text_model
@@ -473,6 +475,45 @@ class General(CliTest):
             self.json("logits", "-m", ids_model(), "--tokens", IDS, env=environment(QUIPU_ISA=isa))
         message = self.refused("logits", "-m", ids_model(), "--tokens", IDS, env=environment(QUIPU_ISA="mmx"))
         self.assertIn("scalar", message)
+
+
+class Completion(CliTest):
+    def commands(self):
+        text = self.ok("--help").split("Subcommands:")[1]
+        return [line.split()[0] for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+
+    def completed(self, *words):
+        """What bash offers for the last word."""
+        script = self.ok("completion", "bash")
+        script += f'COMP_WORDS=({" ".join(map(repr, words))}); COMP_CWORD={len(words) - 1}; _quipu; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20, check=True)
+        self.assertEqual(done.stderr, "")
+        return done.stdout.split()
+
+    def test_bash_completes_commands_and_flags(self):
+        commands = self.commands()
+        self.assertIn("serve", commands)
+        self.assertEqual(self.completed("quipu", ""), [*commands, "--help", "--version"])
+        self.assertEqual(self.completed("quipu", "ser"), ["serve"])
+        self.assertEqual(self.completed("quipu", "serve", "--dr"), ["--drain-timeout"])
+        self.assertIn("-m", self.completed("quipu", "run", "-"))
+        self.assertEqual(self.completed("quipu", "run", "-m", "mod"), [])  # a value: files, by the shell
+        self.assertEqual(self.completed("quipu", "nothing", "--"), [])
+
+    def test_other_shells(self):
+        self.assertIn("bashcompinit", self.ok("completion", "zsh"))
+        fish = self.ok("completion", "fish")
+        for command in self.commands():
+            self.assertIn(f"__fish_use_subcommand -f -a {command} -d '", fish)
+        self.assertIn("'__fish_seen_subcommand_from serve' -l port -r -d '", fish)
+        for shell, flags in (("zsh", ["-n"]), ("fish", ["--no-execute"])):
+            if shutil.which(shell) is None:
+                print(f"skipped: {shell} is not installed")
+                continue
+            subprocess.run([shell, *flags], input=self.ok("completion", shell), text=True, check=True, timeout=20)
+        done = quipu("completion", "tcsh")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"bash", done.stderr)
 
 
 if __name__ == "__main__":
