@@ -249,6 +249,12 @@ class Keys(ServerTest):
         self.assertGreater(cached("alpha"), 32)
         self.assertEqual(cached("beta"), 0)
         self.assertGreater(cached("beta"), 32)
+        # Nor do they hear that another has the same.
+        metrics = self.server.send("GET", "/metrics", headers={"Authorization": "Bearer beta"}).read().decode()
+        misses = {line.split('reason="')[1].split('"')[0]: int(line.rsplit(" ", 1)[1])
+                  for line in metrics.splitlines() if line.startswith("quipu_prefix_cache_misses_total{")}
+        self.assertNotIn("other_salt", misses)
+        self.assertEqual(misses["never_seen"], 2)
 
 
 if __name__ == "__main__":
