@@ -472,6 +472,43 @@ TEST_F(EngineThreadText, ASeededRequestIsTheSameAloneAndAmongFifteenOthers) {
   EXPECT_NE(owners[8]->wait_for_end().token_ids, alone.token_ids);
 }
 
+// A step whose drafts come true shows several rows of logits before it tells their tokens, and the
+// last row may be that of a stop token, which is never told.
+TEST_F(EngineThreadText, LogProbabilitiesAreOfEachTokensOwnRow) {
+  GenerationParams params;
+  params.top_logprobs = 1;
+  params.max_tokens = 8;
+  GenerationTask task(*model_, RequestId(1), params);
+  const Request request = task.make_request({5, 6});
+  ASSERT_TRUE(request.on_logits);
+  const auto vocab = static_cast<size_t>(model_->model->config().vocab_size);
+  std::vector<float> row(vocab, 0.0f);
+  for (const size_t likeliest : {10u, 20u, 30u}) {
+    row.assign(vocab, 0.0f);
+    row[likeliest] = 5.0f;
+    request.on_logits(static_cast<int64_t>(likeliest), row);
+  }
+  GenerationUpdate update;
+  for (const TokenId token : {10, 20}) {
+    StepEvent event;
+    event.id = RequestId(1);
+    event.token = token;
+    task.take(event, update);
+  }
+  ASSERT_EQ(update.logprobs.size(), 2u);
+  const auto expected = static_cast<float>(5.0 - std::log(std::exp(5.0) + static_cast<double>(vocab) - 1));
+  for (const size_t i : {0u, 1u}) {
+    EXPECT_EQ(update.logprobs[i].chosen.id, update.token_ids[i]);
+    EXPECT_EQ(update.logprobs[i].top.front().id, update.token_ids[i]);
+    EXPECT_NEAR(update.logprobs[i].chosen.logprob, expected, 1e-4);
+  }
+  StepEvent end;
+  end.id = RequestId(1);
+  end.finish = FinishReason::kStop;
+  task.take(end, update);
+  EXPECT_EQ(update.logprobs.size(), 2u);
+}
+
 TEST_F(EngineThreadText, AStopStringEndsTheOutputBeforeItAndFreesThePlace) {
   const std::vector<TokenId> prompt = encode("Once upon a time");
   GenerationParams params;

@@ -47,26 +47,26 @@ Request GenerationTask::make_request(std::vector<TokenId> prompt) {
 void GenerationTask::observe(std::span<const float> logits) {
   if (params_.hash_logits)
     logits_hash_ = XXH3_64bits_withSeed(logits.data(), logits.size_bytes(), logits_hash_);
-  if (params_.top_logprobs.has_value()) logits_.assign(logits.begin(), logits.end());
+  if (params_.top_logprobs.has_value()) rows_.emplace_back(logits.begin(), logits.end());
 }
 
-TokenLogprobs GenerationTask::logprobs_of(TokenId chosen) const {
-  const float largest = *std::max_element(logits_.begin(), logits_.end());
+TokenLogprobs GenerationTask::logprobs_of(TokenId chosen, std::span<const float> row) const {
+  const float largest = *std::max_element(row.begin(), row.end());
   double sum = 0;
-  for (const float logit : logits_) sum += std::exp(static_cast<double>(logit) - largest);
+  for (const float logit : row) sum += std::exp(static_cast<double>(logit) - largest);
   const double log_sum = static_cast<double>(largest) + std::log(sum);
   const auto logprob = [&](TokenId id) {
-    return TokenLogprob{id, static_cast<float>(logits_[static_cast<size_t>(id)] - log_sum)};
+    return TokenLogprob{id, static_cast<float>(row[static_cast<size_t>(id)] - log_sum)};
   };
   TokenLogprobs result{logprob(chosen), {}};
-  const size_t count = std::min(static_cast<size_t>(*params_.top_logprobs), logits_.size());
+  const size_t count = std::min(static_cast<size_t>(*params_.top_logprobs), row.size());
   if (count == 0) return result;
-  std::vector<TokenId> ids(logits_.size());
+  std::vector<TokenId> ids(row.size());
   std::iota(ids.begin(), ids.end(), 0);
   std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count), ids.end(),
                     [&](TokenId a, TokenId b) {
-                      const float x = logits_[static_cast<size_t>(a)];
-                      const float y = logits_[static_cast<size_t>(b)];
+                      const float x = row[static_cast<size_t>(a)];
+                      const float y = row[static_cast<size_t>(b)];
                       return x != y ? x > y : a < b;
                     });
   for (size_t i = 0; i < count; ++i) result.top.push_back(logprob(ids[i]));
@@ -75,9 +75,15 @@ TokenLogprobs GenerationTask::logprobs_of(TokenId chosen) const {
 
 void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
   QUIPU_CHECK(!ended_, "request {} had its end already", id_.value());
+  std::vector<float> row;
+  if (event.token.has_value() && params_.top_logprobs.has_value()) {
+    QUIPU_CHECK(!rows_.empty(), "a token of request {} without its logits", id_.value());
+    row = std::move(rows_.front());
+    rows_.pop_front();
+  }
   if (event.token.has_value() && !stops_.stopped()) {
     update.token_ids.push_back(*event.token);
-    if (params_.top_logprobs.has_value()) update.logprobs.push_back(logprobs_of(*event.token));
+    if (params_.top_logprobs.has_value()) update.logprobs.push_back(logprobs_of(*event.token, row));
     if (decoder_.has_value()) update.text += stops_.push(decoder_->push(*event.token));
   }
   if (event.finish == FinishReason::kNone) return;

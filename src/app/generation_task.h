@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -100,7 +101,7 @@ class GenerationTask {
 
  private:
   void observe(std::span<const float> logits);
-  TokenLogprobs logprobs_of(TokenId chosen) const;
+  TokenLogprobs logprobs_of(TokenId chosen, std::span<const float> row) const;
 
   RequestId id_;
   GenerationParams params_;
@@ -110,7 +111,9 @@ class GenerationTask {
   StopStrings stops_;
   bool ended_ = false;
   uint64_t logits_hash_ = 0;
-  std::vector<float> logits_;  // a copy of the last row, when log probabilities are asked for
+  // Copies of the rows that output tokens come from, when log probabilities are asked for: a step
+  // with drafts that came true has several rows, and tells their tokens afterwards, in order.
+  std::deque<std::vector<float>> rows_;
 };
 
 }  // namespace quipu

@@ -495,7 +495,7 @@ class Completion(CliTest):
         self.assertIn("serve", commands)
         self.assertEqual(self.completed("quipu", ""), [*commands, "--help", "--version"])
         self.assertEqual(self.completed("quipu", "ser"), ["serve"])
-        self.assertEqual(self.completed("quipu", "serve", "--dr"), ["--drain-timeout"])
+        self.assertEqual(self.completed("quipu", "serve", "--drai"), ["--drain-timeout"])
         self.assertIn("-m", self.completed("quipu", "run", "-"))
         self.assertEqual(self.completed("quipu", "run", "-m", "mod"), [])  # a value: files, by the shell
         self.assertEqual(self.completed("quipu", "nothing", "--"), [])
