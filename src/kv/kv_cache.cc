@@ -468,6 +468,17 @@ KvBlockStates KvCache::block_states(int group) const {
   return states;
 }
 
+std::vector<BlockId> KvCache::blocks_in_flight(int group) const {
+  std::vector<BlockId> blocks;
+  for (const auto& [id, promotion] : promotions_) {
+    for (const PromotedBlock& block : promotion.blocks) {
+      const BlockRef& ref = block.blocks[static_cast<size_t>(group)];
+      if (ref.valid()) blocks.push_back(ref.id());
+    }
+  }
+  return blocks;
+}
+
 void KvCache::check_invariants() const {
   index_.check_invariants();
   for (int group = 0; group < num_groups(); ++group) {
@@ -478,11 +489,7 @@ void KvCache::check_invariants() const {
     QUIPU_CHECK(states.free + states.open + states.closed + states.cached + states.in_flight ==
                     total_blocks(group),
                 "block states of group {} do not add up", group);
-    int in_flight = 0;
-    for (const auto& [id, promotion] : promotions_) {
-      for (const PromotedBlock& block : promotion.blocks)
-        in_flight += block.blocks[static_cast<size_t>(group)].valid() ? 1 : 0;
-    }
+    const auto in_flight = static_cast<int>(blocks_in_flight(group).size());
     QUIPU_CHECK(in_flight == states.in_flight, "group {}: {} blocks in flight, {} counted", group,
                 in_flight, states.in_flight);
   }

@@ -202,6 +202,9 @@ class KvCache {
     return pool(group).free_blocks() + index_.num_cached_blocks(group);
   }
   KvBlockStates block_states(int group = 0) const;
+  bool is_free(int group, BlockId block) const { return pool(group).reference_count(block) == 0; }
+  // The blocks of a group that a tier is writing into.
+  std::vector<BlockId> blocks_in_flight(int group) const;
   // The most tokens that one sequence may have; nothing when every group's window fits, so that
   // there is no end. UNITS: tokens.
   std::optional<int64_t> sequence_tokens_max() const;

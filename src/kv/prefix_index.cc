@@ -428,6 +428,24 @@ void PrefixIndex::clear() {
   for (const std::string& salt : salts) forget_root_if_empty(salt);
 }
 
+void PrefixIndex::for_each_node(const std::function<void(const NodeFacts&)>& visit) const {
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const Node& n = nodes_[i];
+    if (!n.live) continue;
+    NodeFacts facts{.node = NodeId(static_cast<int32_t>(i)),
+                    .parent = std::nullopt,
+                    .tokens = n.num_tokens,
+                    .children = n.children,
+                    .holders = n.holders,
+                    .pins = n.pins,
+                    .hits = n.hits,
+                    .position = n.position,
+                    .last_use_ns = n.last_use_ns};
+    if (n.parent != kNone) facts.parent = NodeId(n.parent);
+    visit(facts);
+  }
+}
+
 size_t PrefixIndex::index_bytes() const {
   constexpr size_t kSetNodeBytes = sizeof(std::pair<int64_t, int32_t>) + 4 * sizeof(void*);
   size_t bytes =

@@ -205,6 +205,21 @@ class PrefixIndex {
   bool may_outlive(NodeId node) const;
   const std::unordered_map<std::string, NodeId>& roots() const { return roots_; }
 
+  // What there is to know of a node, for whoever shows the tree (kv/kv_view.h).
+  struct NodeFacts {
+    NodeId node;
+    std::optional<NodeId> parent;  // nothing: a root
+    int32_t tokens = 0, children = 0, holders = 0, pins = 0, hits = 0;
+    int64_t position = 0;  // tokens before this block
+    int64_t last_use_ns = 0;
+  };
+  // Every node, roots too, in no order. O(nodes).
+  void for_each_node(const std::function<void(const NodeFacts&)>& visit) const;
+  // Sequences that need the node's block of a group. REQUIRES: has_block(node, group).
+  int block_users(NodeId node, int group) const {
+    return is_windowed(group) ? window_use(node, group).users : nodes_[index(node)].holders;
+  }
+
   void check_invariants() const;
 
  private:

@@ -7,9 +7,12 @@
 #include "server/generation_call.h"
 #include "server/generation_spec.h"
 #include "server/http_server.h"
+#include "server/kv_watch.h"
 #include "server/model_info.h"
+#include "server/recent_requests.h"
 #include "server/reply_format.h"
 #include "server/work_queue.h"
+#include "web/assets.h"
 
 namespace quipu {
 
@@ -21,6 +24,32 @@ int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+
+int64_t unix_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+constexpr int kWatchersMax = 16;
+
+// The page is files of its own and talks to its own server: nothing else may load, run or frame it.
+const HttpHeaders kPageHeaders = {
+    {"Content-Security-Policy",
+     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+    {"Referrer-Policy", "no-referrer"},
+    {"Cross-Origin-Opener-Policy", "same-origin"},
+    {"Cross-Origin-Resource-Policy", "same-origin"},
+    {"Cache-Control", "no-cache"},
+};
+
+const WebAsset* find_asset(std::string_view path) {
+  for (const WebAsset& asset : web_assets()) {
+    if (asset.path == path) return &asset;
+  }
+  return nullptr;
 }
 
 // In the form of the API that the path belongs to.
@@ -99,6 +128,10 @@ class ApiServer::Impl {
         {"GET", "/metrics", &Impl::metrics},
         {"GET", "/version", &Impl::version},
         {"GET", "/v1/kv", &Impl::kv},
+        {"GET", "/v1/kv/snapshot", &Impl::kv_snapshot},
+        {"GET", "/v1/kv/events", &Impl::kv_events},
+        {"GET", "/", &Impl::page, true},
+        {"GET", "/web/*", &Impl::page, true},
         {"POST", "/v1/chat/completions", &Impl::chat},
         {"POST", "/chat/completions", &Impl::chat},
         {"POST", "/v1/completions", &Impl::completions},
@@ -267,6 +300,9 @@ class ApiServer::Impl {
       visit->reply->post([this, visit, result, make_format, id_prefix] {
         if (const auto* error = std::get_if<ApiError>(result.get()))
           return send_error(*visit, *error);
+        // Under keys it is left out: it looks under the salts of others too.
+        if (watchers_ > 0 && keys_.empty())
+          std::get_if<GenerationSpec>(result.get())->params.explain_cache = true;
         const std::shared_ptr<const GenerationSpec> spec(result,
                                                          std::get_if<GenerationSpec>(result.get()));
         ReplyContext context{.model = model_,
@@ -274,7 +310,14 @@ class ApiServer::Impl {
                              .id = id_prefix + visit->request.id,
                              .created_s = unix_seconds()};
         GenerationCall::start(engine_, visit->reply, spec, make_format(std::move(context)),
-                              [this, visit](const GenerationCall::Outcome& outcome) {
+                              [this, visit, spec](const GenerationCall::Outcome& outcome) {
+                                recent_.add(model_, *spec,
+                                            {.id = visit->request.id,
+                                             .path = visit->request.path,
+                                             .tenant = visit->tenant,
+                                             .ended_ms = unix_ms(),
+                                             .outcome = outcome},
+                                            keys_.empty());
                                 log(*visit,
                                     {{"status", outcome.status},
                                      {"finish", outcome.finish},
@@ -352,6 +395,57 @@ class ApiServer::Impl {
     look_at_engine(
         visit, [](const EngineSnapshot& snapshot) { return json_response(kv_to_json(snapshot)); });
   }
+  KvWatch::Context kv_context(const VisitPtr& visit) {
+    return {.model = model_,
+            .engine = engine_,
+            .recent = recent_,
+            .tenant = visit->tenant,
+            .is_over = [this] { return draining_; },
+            .done = [] {}};
+  }
+  void kv_snapshot(const VisitPtr& visit) {
+    send_kv_snapshot(kv_context(visit), visit->reply, [this, visit](HttpResponse response) {
+      send(*visit, std::move(response));
+    });
+  }
+  void kv_events(const VisitPtr& visit) {
+    if (watchers_ >= kWatchersMax) {
+      ApiError error{.status = 503,
+                     .message = fmt::format("{} clients watch the cache already", watchers_),
+                     .type = "server_error",
+                     .code = "overloaded",
+                     .retry_after_s = 10};
+      return send_error(*visit, error);
+    }
+    ++watchers_;
+    KvWatch::Context context = kv_context(visit);
+    context.done = [this, visit] {
+      --watchers_;
+      log(*visit, {{"status", 200}});
+    };
+    KvWatch::start(std::move(context), visit->reply);
+  }
+
+  // The page, with an entity tag so that a browser asks and mostly need not read.
+  void page(const VisitPtr& visit) {
+    const WebAsset* asset = find_asset(visit->request.path);
+    if (asset == nullptr) {
+      ApiError error = bad_parameter("", "there is nothing at this path", "not_found");
+      error.status = 404;
+      return send_error(*visit, error);
+    }
+    HttpResponse response;
+    response.headers = kPageHeaders;
+    response.headers.emplace_back("ETag", asset->etag);
+    response.content_type = asset->content_type;
+    if (visit->request.header("if-none-match").find(asset->etag) != std::string_view::npos) {
+      response.status = 304;
+    } else {
+      response.body = asset->content;
+    }
+    visit->reply->send(std::move(response));  // not logged: it is no use of the model
+  }
+
   void metrics(const VisitPtr& visit) {
     look_at_engine(visit, [this](const EngineSnapshot& snapshot) {
       HttpResponse response;
@@ -384,6 +478,8 @@ class ApiServer::Impl {
   const ApiKeys keys_;
   AccessLog log_;
   const ApiServerConfig config_;
+  RecentRequests recent_;
+  int watchers_ = 0;  // of the cache
   bool draining_ = false;
   WorkQueue work_;  // last: its threads use the rest
 };

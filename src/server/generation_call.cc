@@ -147,6 +147,10 @@ void GenerationCall::report(int status, std::string finish) {
   Outcome outcome{.status = status, .finish = std::move(finish), .stats = {}};
   for (const Choice& choice : choices_) {
     if (!choice.all.end.has_value()) continue;
+    if (outcome.stats.finished_ns == 0) {
+      outcome.stats = choice.all.end->stats;
+      continue;
+    }
     outcome.stats.prompt_tokens += choice.all.end->stats.prompt_tokens;
     outcome.stats.cached_tokens += choice.all.end->stats.cached_tokens;
     outcome.stats.completion_tokens += choice.all.end->stats.completion_tokens;

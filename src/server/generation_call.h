@@ -22,7 +22,8 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   struct Outcome {
     int status = 200;
     std::string finish;  // a finish reason, or why there is none
-    RequestStats stats;  // of all choices together
+    // Tokens of all choices together; times and reuse of the first. finished_ns is 0 when none ended.
+    RequestStats stats;
   };
 
   // Lives until the answer is complete or the client has gone; then calls `done` once.

@@ -30,6 +30,7 @@ std::string percent_decoded(std::string_view text) {
 std::string_view http_reason(int status) {
   switch (status) {
     case 200: return "OK";
+    case 304: return "Not Modified";
     case 400: return "Bad Request";
     case 401: return "Unauthorized";
     case 403: return "Forbidden";

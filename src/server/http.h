@@ -1,6 +1,7 @@
 // HTTP as the rest of the server sees it: plain requests in, replies out, no socket in sight.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -64,6 +65,8 @@ class HttpReply {
 
   // Runs `call` on the server's thread. THREADS: any.
   virtual void post(std::function<void()> call) = 0;
+  // The same, once `delay` has passed.
+  virtual void post_after(std::chrono::milliseconds delay, std::function<void()> call) = 0;
 };
 
 // What a server does with requests. THREADS: called on the server's thread; must not block.

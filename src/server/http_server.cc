@@ -56,6 +56,13 @@ class Exchange : public HttpReply {
   bool closed() const override { return connection_ == nullptr; }
   void post(std::function<void()> call) override { asio::post(io_, std::move(call)); }
 
+  void post_after(milliseconds delay, std::function<void()> call) override {
+    auto timer = std::make_shared<asio::steady_timer>(io_, delay);  // shared: with its handler
+    timer->async_wait([timer, call = std::move(call)](error_code error) {
+      if (!error) call();
+    });
+  }
+
   void notify_writable() {
     const std::function<void()> call = on_writable_;  // it may end the exchange
     if (call) call();
@@ -130,7 +137,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void respond(const HttpResponse& response) {
     begin_head(response.status, response.content_type, response.headers);
-    unsent_ += "Content-Length: " + std::to_string(response.body.size()) + "\r\n\r\n";
+    // A 304 has no body, and a length would be that of the body it stands for (RFC 9110, 15.4.5).
+    if (response.status != 304)
+      unsent_ += "Content-Length: " + std::to_string(response.body.size()) + "\r\n";
+    unsent_ += "\r\n";
     if (!is_head_) unsent_ += response.body;
     complete_ = true;
     flush();

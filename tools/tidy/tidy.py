@@ -15,7 +15,7 @@ import sys
 
 # The layer rule: a file includes its own folder and lower ranks only (docs/ARCHITECTURE.md).
 RANKS = {
-    "base": 0,
+    "base": 0, "web": 0,
     "tensor": 1,
     "backend": 2, "format": 2, "text": 2,
     "kv": 3, "sample": 3, "backend/cpu": 3, "model": 3,

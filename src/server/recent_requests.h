@@ -1,0 +1,43 @@
+// RecentRequests: what the last generations found in the cache, and why not more. A ring of fixed
+// size; of the texts it keeps two tokens per request. THREADS: the server's.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <string_view>
+
+#include "server/generation_call.h"
+#include "server/served_model.h"
+
+namespace quipu {
+
+class RecentRequests {
+ public:
+  struct Entry {
+    std::string id, path, tenant;
+    int64_t ended_ms = 0;  // UNITS: ms since 1970
+    GenerationCall::Outcome outcome;
+    std::string differs;  // the prompt's first token that was not found, as text
+    std::string cached;   // what the cache had there, if it had anything and was asked
+  };
+
+  // Keeps what became of a call. `shows_others`: whether the tenant may know what lies under other
+  // salts than its own.
+  void add(const ServedModel& model, const GenerationSpec& spec, Entry entry, bool shows_others);
+
+  // Those of a tenant with a number above `after`, the oldest first.
+  Json since(std::string_view tenant, int64_t after) const;
+  int64_t last_number() const { return last_number_; }
+
+ private:
+  static constexpr size_t kEntriesMax = 64;
+  struct Numbered {
+    int64_t number = 0;
+    Entry entry;
+  };
+  std::deque<Numbered> entries_;
+  int64_t last_number_ = 0;
+};
+
+}  // namespace quipu
