@@ -439,7 +439,7 @@ void PrefixIndex::for_each_node(const std::function<void(const NodeFacts&)>& vis
                     .holders = n.holders,
                     .pins = n.pins,
                     .hits = n.hits,
-                    .position = n.position,
+                    .position = int64_t{n.block_index} * block_tokens_,
                     .last_use_ns = n.last_use_ns};
     if (n.parent != kNone) facts.parent = NodeId(n.parent);
     visit(facts);

@@ -8,6 +8,8 @@ namespace {
 
 constexpr int kCellsMax = 2048;  // of a group; as JSON about 24 bytes each
 constexpr int kOwnersMax = 16;
+// Siblings differ within a block, so that its text tells them apart.
+constexpr size_t kTreeTokensMax = 48;
 constexpr int64_t kNsPerTick = 100'000'000;
 
 int blocks_per_cell(int blocks) { return (blocks + kCellsMax - 1) / kCellsMax; }
@@ -201,8 +203,10 @@ KvFrame KvFrameMaker::make(const EngineSnapshot& snapshot, const Clock& clock, b
   for (int group = 0; group < cache.num_groups(); ++group) add_group(snapshot, group, frame);
   if (with_tree) {
     frame.has_tree = true;
-    frame.tree = view_tree(
-        cache, [this](std::string_view salt) { return is_own(salt) ? owner_of(salt) : kNoOwner; });
+    const auto owner_of = [this](std::string_view salt) {
+      return is_own(salt) ? this->owner_of(salt) : kNoOwner;
+    };
+    frame.tree = view_tree(cache, owner_of, {.first_tokens_max = kTreeTokensMax});
   }
   frame.owners = owners_;
   frame.statistics = snapshot.engine.statistics();

@@ -35,6 +35,8 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
+export const ago = (seconds) => (seconds < 1 ? "just now" : `${duration(seconds)} ago`);
+
 export const percent = (part, all) => (all > 0 ? `${Math.round((100 * part) / all)} %` : "none yet");
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 

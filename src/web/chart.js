@@ -9,7 +9,7 @@ const per = (sum) => (now, before) => {
   return n > 0 ? (now.latency[sum][0] - before.latency[sum][0]) / n : null;
 };
 const kCharts = [
-  { title: "Prompt tokens from cache", top: 1, text: (v) => `${Math.round(100 * v)} %`,
+  { title: "From cache", top: 1, text: (v) => `${Math.round(100 * v)} %`,
     of: (now, before) => {
       const looked = now.counters.tokens_looked_up - before.counters.tokens_looked_up;
       return looked > 0 ? (now.counters.tokens_reused - before.counters.tokens_reused) / looked : null;
@@ -22,7 +22,7 @@ const kCharts = [
   { title: "First token after", text: duration, of: per("first_token") },
   { title: "Between tokens", text: duration, of: per("between_tokens") },
   { title: "Time of a step", text: duration, of: per("step") },
-  { title: "Tokens written a second", text: count, line: true,
+  { title: "Tokens a second", text: count, line: true,
     of: (now, before, seconds) => (now.counters.tokens_out - before.counters.tokens_out) / seconds },
 ];
 
@@ -68,9 +68,9 @@ function draw(chart, which, end) {
                                                     height: (kHeight - y(value)).toFixed(1), class: "mark" }));
   }
   chart.drawing.replaceChildren(svg("path", { d: `M0 ${kHeight - 0.5}H${kWidth}`, class: "base" }), ...drawn);
-  chart.limit.textContent = chart.text(top);
+  chart.limit.textContent = known.length ? chart.text(top) : "";
   const last = known.at(-1);
-  chart.value.textContent = last ? chart.text(last[1]) : "nothing yet";
+  chart.value.textContent = last ? chart.text(last[1]) : "–";
   chart.drawing.setAttribute("aria-label", `${chart.title}: ${chart.value.textContent}; the scale ends at ${chart.text(top)}`);
 }
 

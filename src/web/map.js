@@ -1,5 +1,5 @@
 // The block pool as a map: a cell for each block, or for a run of them where the pool is large.
-import { byId, count, duration, h, plural } from "./base.js";
+import { ago, byId, count, h, plural } from "./base.js";
 
 // As the server lists them. In a cell: five counts by state, then readers, hits, last use, owner.
 const kStates = [
@@ -58,14 +58,14 @@ function describe(map, index) {
   }
   if (cell[kUsers]) parts.push(plural(cell[kUsers], "reader"));
   if (cell[kHits]) parts.push(plural(cell[kHits], "hit"));
-  if (cell[kUsed]) parts.push(`used ${duration(Math.max(0, state.now - cell[kUsed]) / 10)} ago`);
+  if (cell[kUsed]) parts.push(`used ${ago((state.now - cell[kUsed]) / 10)}`);
   if (cell[kOwner] >= 0) parts.push(state.owners[cell[kOwner]]?.label ?? "");
   return parts.join(", ");
 }
 
 function layout(map) {
   const width = map.canvas.parentElement.clientWidth;
-  let size = 14;
+  let size = 20;
   while (size > 4 && Math.ceil(map.cells.length / Math.floor(width / size)) * size > 300) size -= 1;
   const columns = Math.max(1, Math.floor(width / size));
   const rows = Math.ceil(map.cells.length / columns);

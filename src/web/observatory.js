@@ -45,8 +45,8 @@ function showTiles() {
   }
   const [between, tokens] = state.latency.between_tokens;
   byId("tiles").replaceChildren(
-    tile("Prompt tokens from cache", percent(counters.tokens_reused, counters.tokens_looked_up), `${count(counters.tokens_reused)} of ${count(counters.tokens_looked_up)}`),
-    tile("Look-ups that found some", percent(counters.lookups_hit, counters.lookups), `${count(counters.lookups_hit)} of ${count(counters.lookups)}`),
+    tile("Prompts from cache", percent(counters.tokens_reused, counters.tokens_looked_up), `${count(counters.tokens_reused)} of ${plural(counters.tokens_looked_up, "token")}`),
+    tile("Look-ups with a hit", percent(counters.lookups_hit, counters.lookups), `${count(counters.lookups_hit)} of ${count(counters.lookups)}`),
     tile("Blocks held", percent(held, total), `${count(held)} of ${count(total)}`),
     tile("Running", count(requests.running.length), `${count(requests.waiting)} waiting`),
     tile("Between tokens", tokens ? duration(between / tokens) : "none yet", `${plural(counters.generated_tokens, "token")} written`),

@@ -1,5 +1,5 @@
 // What each recent request found in the cache, and why not more, in words.
-import { byId, count, duration, h, plural, visible } from "./base.js";
+import { ago, byId, count, duration, h, plural, visible } from "./base.js";
 
 const kSources = [
   ["shared", "shared", "whole blocks that others use or used too"],
@@ -14,7 +14,7 @@ function why(request) {
   const differs = request.differs === null ? "" : request.cached === null
     ? ` The first token not found is ${quoted(request.differs)}.`
     : ` Then the prompt goes on with ${quoted(request.differs)} where the cache has ${quoted(request.cached)}.`;
-  const gone = request.gone > 0 ? ` ${plural(request.gone, "more token")} would have been found${request.gone_age_ms === null ? "" : `, last used ${duration(request.gone_age_ms / 1000)} ago`}.` : "";
+  const gone = request.gone > 0 ? ` ${plural(request.gone, "more token")} would have been found${request.gone_age_ms === null ? "" : `, last used ${ago(request.gone_age_ms / 1000)}`}.` : "";
   switch (request.reason) {
     case "none": return reused > 0 ? "Everything that can be reused was found; the last prompt token is always computed." : "There was nothing to reuse: a prompt of one token.";
     case "never_seen": return (reused > 0 ? `The cache knows the first ${plural(reused, "token")}.` : "The cache has seen nothing that begins like this.") + differs;

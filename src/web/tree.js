@@ -1,18 +1,31 @@
 // The prefix tree: cords that fork where prompts differ, with a knot for each run of blocks.
-import { byId, count, duration, h, plural, visible } from "./base.js";
+import { ago, byId, count, h, plural, visible } from "./base.js";
 
 const kShownMax = 48;
 let showsAll = false, newest = null;
 
-function item(run, state, top) {
-  const age = duration(Math.max(0, state.now - run.used) / 10);
+// How many characters two texts share at their beginning.
+function common(a, b) {
+  let n = 0;
+  while (n < a.length && n < b.length && a[n] === b[n]) n += 1;
+  return n;
+}
+
+// What tells a run from its siblings: a block's beginning is often the same for all of them.
+function distinct(run, siblings) {
+  const shared = Math.max(0, ...siblings.filter((other) => other !== run).map((other) => common(run.text, other.text)));
+  const start = run.text.slice(0, shared).search(/\S+\s*$/);
+  return shared > 12 && start > 0 && shared < run.text.length ? `…${run.text.slice(start)}` : run.text;
+}
+
+function item(run, state, top, siblings) {
   const facts = [plural(run.tokens, "token"), run.readers > 0 && plural(run.readers, "reader"), run.pins > 0 && "pinned", run.tail && "open end",
-                 `used ${age} ago`].filter(Boolean).join(" · ");
+                 `used ${ago((state.now - run.used) / 10)}`].filter(Boolean).join(" · ");
   const knot = 5 + Math.round((7 * Math.log2(1 + run.hits)) / Math.log2(1 + top));
   return h("li", { class: run.readers > 0 ? "read" : "" },
     h("div", { class: "run", style: { "--knot": `${knot}px` } },
       h("span", { class: "hits", title: "look-ups that came through here" }, plural(run.hits, "hit")),
-      h("code", {}, visible(run.text), run.tokens > 24 ? "…" : ""), h("span", { class: "small muted" }, facts)));
+      h("code", { title: run.text }, visible(distinct(run, siblings))), h("span", { class: "small muted" }, facts)));
 }
 
 export function showTree(state) {
@@ -25,13 +38,14 @@ export function showTree(state) {
     byId("tree").replaceChildren(h("p", { class: "small muted" }, "Nothing is cached yet."));
     return;
   }
+  const siblings = Map.groupBy(runs, (run) => `${run.owner} ${run.parent}`);
   const roots = new Map(), lists = [];
   const shown = showsAll ? runs.length : Math.min(runs.length, kShownMax);
   for (let i = 0; i < shown; i += 1) {
     const run = runs[i];
     if (run.parent < 0 && !roots.has(run.owner)) roots.set(run.owner, h("ul", { class: "cord" }));
     const parent = run.parent < 0 ? roots.get(run.owner) : lists[run.parent].list ??= lists[run.parent].element.appendChild(h("ul", {}));
-    const element = item(run, state, top);
+    const element = item(run, state, top, siblings.get(`${run.owner} ${run.parent}`));
     parent.append(element);
     lists.push({ element, list: null });
   }
