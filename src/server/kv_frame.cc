@@ -61,11 +61,6 @@ Json group_to_json(const KvFrame::Group& group, std::vector<KvCell>* before) {
 Json counters_to_json(const KvFrame& frame) {
   const KvCounters& counters = frame.statistics.cache;
   const SchedulerCounters& scheduler = frame.statistics.scheduler;
-  Json misses = Json::object();
-  for (int reason = 1; reason < kMissReasons; ++reason) {
-    const int64_t count = counters.misses[static_cast<size_t>(reason)];
-    if (count > 0) misses[std::string(miss_reason_name(static_cast<MissReason>(reason)))] = count;
-  }
   return {{"lookups", counters.lookups},
           {"lookups_hit", counters.lookups_hit},
           {"tokens_looked_up", counters.tokens_looked_up},
@@ -84,8 +79,7 @@ Json counters_to_json(const KvFrame& frame) {
           {"preemptions", scheduler.preemptions_stored + scheduler.preemptions_recomputed},
           {"prompt_tokens", frame.prompt_tokens},
           {"cached_tokens", frame.cached_tokens},
-          {"generated_tokens", frame.generated_tokens},
-          {"misses", std::move(misses)}};
+          {"generated_tokens", frame.generated_tokens}};
 }
 
 Json tree_to_json(const KvFrame& frame, const ServedModel& model) {
