@@ -27,7 +27,7 @@ export function bytes(value) {
 }
 
 export function duration(seconds) {
-  if (seconds < 0.001) return "0 ms";
+  if (seconds < 0.00005) return "0 ms";
   if (seconds < 0.0995) return `${(seconds * 1000).toFixed(seconds < 0.01 ? 1 : 0)} ms`;
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
