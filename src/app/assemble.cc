@@ -2,86 +2,11 @@
 
 #include <algorithm>
 
-#include "base/huge_pages.h"
+#include "app/memory_plan.h"
 #include "base/units.h"
 #include "format/fingerprint.h"
 
 namespace quipu {
-
-namespace {
-
-// Memory the system could still give. UNITS: bytes. SOURCE: proc(5), MemAvailable.
-uint64_t available_memory_bytes() {
-  const Result<std::string> text = read_file("/proc/meminfo", kMiB);
-  if (!text.ok()) return 4 * kGiB;
-  const size_t at = text->find("MemAvailable:");
-  return at == std::string::npos ? 4 * kGiB
-                                 : std::strtoull(text->c_str() + at + 13, nullptr, 10) * kKiB;
-}
-
-struct KvChoice {
-  uint64_t bytes = 0;        // for the tokens of decoders
-  uint64_t input_bytes = 0;  // for encoded inputs
-  std::string note;
-};
-
-// Room for the whole context, but not more than half of the free memory, unless the user says how
-// much. An encoder-decoder model shares it between the decoder's tokens and encoded inputs, in the
-// proportion of what a whole context of each takes.
-KvChoice choose_kv_memory(const ModelOptions& options, const ModelConfig& config, int64_t context) {
-  const KvCacheSpec spec =
-      kv_cache_spec_for(config, options.kv_format, options.block_tokens, options.streaming);
-  const uint64_t own_context = spec.sequence_bytes(context, options.prefill_chunk);
-  const KvCacheSpec input_spec =
-      config.encoder_decoder ? input_kv_spec_for(config, options.kv_format, options.block_tokens)
-                             : KvCacheSpec{};
-  const uint64_t input_context = input_spec.sequence_bytes(context, 1);
-  const uint64_t whole_context = own_context + input_context;
-  uint64_t total = 0;
-  std::string reason;
-  if (options.kv_bytes.has_value()) {
-    total = *options.kv_bytes;
-    reason = "as asked";
-  } else {
-    const uint64_t half_of_free = available_memory_bytes() / 2;
-    const uint64_t wanted = static_cast<uint64_t>(options.contexts_wanted) * whole_context;
-    total = std::max<uint64_t>(std::min(wanted, half_of_free),
-                               spec.sequence_bytes(1, 1) + input_spec.block_bytes());
-    reason = total < wanted ? "half of the free memory"
-                            : fmt::format("enough for {} whole contexts", options.contexts_wanted);
-  }
-  KvChoice choice;
-  if (config.encoder_decoder) {
-    const double share = static_cast<double>(input_context) / static_cast<double>(whole_context);
-    const auto blocks = static_cast<uint64_t>(static_cast<double>(total) * share /
-                                              static_cast<double>(input_spec.block_bytes()));
-    choice.input_bytes = std::max<uint64_t>(blocks, 1) * input_spec.block_bytes();
-  }
-  choice.bytes = total - std::min(total, choice.input_bytes);
-  const std::vector<int64_t> blocks =
-      divide_kv_bytes(spec, choice.bytes, context, options.prefill_chunk);
-  choice.note = fmt::format("KV cache: {} ({}), ", format_bytes(total), reason);
-  for (size_t g = 0; g < blocks.size(); ++g) {
-    const KvGroupSpec& group = spec.groups[g];
-    choice.note += fmt::format("{}{} tokens of {} bytes", g == 0 ? "" : ", ",
-                               blocks[g] * group.block_tokens, group.bytes_per_token());
-    if (group.lifetime.is_windowed())
-      choice.note += fmt::format(" in windows of {}", group.lifetime.window);
-    if (group.lifetime.sinks > 0)
-      choice.note += fmt::format(" after the first {}", group.lifetime.sinks);
-  }
-  choice.note += fmt::format(" in {}", spec.formats());
-  if (config.encoder_decoder) {
-    choice.note += fmt::format(", and {} tokens of {} bytes of encoded inputs",
-                               choice.input_bytes / input_spec.block_bytes() *
-                                   static_cast<uint64_t>(input_spec.block_tokens),
-                               input_spec.bytes_per_token());
-  }
-  if (total >= 2 * kMiB) choice.note += huge_pages_work() ? ", in huge pages" : ", in small pages";
-  return choice;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<LoadedModel>> assemble(const ModelOptions& options,
                                               const LoadProgress& progress) {

@@ -21,7 +21,7 @@ RANKS = {
     "kv": 3, "sample": 3, "backend/cpu": 3, "model": 3,
     "engine": 4,
     "app": 5,
-    "server": 6,
+    "library": 6, "server": 6,
     "cli": 7,
 }
 # Lower ranks that a folder keeps away from all the same, and why.
@@ -129,6 +129,17 @@ def check_layers(tree):
                 yield path, number, f'{own}/ includes "{name}": {FORBIDDEN[own, other]}'
 
 
+def check_public_headers(tree):
+    """What a program that embeds the library includes: the standard library and these headers, no more."""
+    for path in tree.files:
+        if not path.startswith("include/"):
+            continue
+        for number, line in enumerate(tree.lines(path), 1):
+            found = re.match(r'\s*#\s*include\s*(["<])([^">]+)[">]', line)
+            if found and (found.group(1) == '"' or not re.fullmatch(r"quipu/\w+\.h|[a-z_]+", found.group(2))):
+                yield path, number, f"a public header includes {found.group(2)}: only <quipu/...> and the standard library"
+
+
 def check_dead_headers(tree):
     """A header that only its own .cc and tests include is not an interface of anything."""
     users = {}
@@ -234,8 +245,8 @@ def check_machine_paths(tree):
                 yield path, number, f"'{found.group(0)}' is a path of one machine"
 
 
-CHECKS = [check_layers, check_dead_headers, check_dead_sources, check_dead_modules, check_header_guards, check_size,
-          check_columns, check_white_space, check_unfinished, check_machine_paths]
+CHECKS = [check_layers, check_public_headers, check_dead_headers, check_dead_sources, check_dead_modules,
+          check_header_guards, check_size, check_columns, check_white_space, check_unfinished, check_machine_paths]
 
 
 def findings(root):
