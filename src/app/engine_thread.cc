@@ -155,12 +155,15 @@ void EngineThread::handle(const Inspection& look) {
   EngineSnapshot snapshot{.engine = *model_.engine,
                           .metrics = metrics_,
                           .running = {},
-                          .waiting = static_cast<int>(waiting_.size())};
+                          .waiting = static_cast<int>(waiting_.size()),
+                          .waiting_of = {}};
+  for (const auto& [id, pending] : waiting_) ++snapshot.waiting_of[pending.ask.tenant];
   for (const auto& [id, running] : running_) {
     snapshot.running.push_back({.id = id,
                                 .place = running->place,
                                 .output_tokens = running->output_tokens,
-                                .max_tokens = running->task.params().max_tokens});
+                                .max_tokens = running->task.params().max_tokens,
+                                .tenant = running->tenant});
   }
   std::sort(snapshot.running.begin(), snapshot.running.end(),
             [](const auto& a, const auto& b) { return a.place < b.place; });

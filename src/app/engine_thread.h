@@ -16,11 +16,12 @@
 
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <unordered_map>
-#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -55,11 +56,13 @@ struct EngineSnapshot {
     int place = 0;  // 0 to running_max - 1, the same for the whole run
     int64_t prompt_tokens = 0, computed_tokens = 0, output_tokens = 0;
     int64_t max_tokens = 0;
+    std::string tenant;
   };
   const Engine& engine;
   const ServingMetrics& metrics;
   std::vector<Task> running;  // in the engine, by place
   int waiting = 0;            // without a place
+  std::map<std::string, int> waiting_of;  // the same by tenant
 };
 
 class EngineThread {

@@ -36,6 +36,7 @@ Request GenerationTask::make_request(std::vector<TokenId> prompt) {
   request.max_tokens = params_.max_tokens;
   request.stop_tokens = stop_tokens_;
   request.explain_cache = params_.explain_cache;
+  request.explain_salts = params_.explain_salts;
   request.cache_salt = params_.cache_salt;
   if (params_.hash_logits || params_.top_logprobs.has_value()) {
     request.logits_wanted = LogitsWanted::kSampled;

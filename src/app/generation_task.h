@@ -28,7 +28,8 @@ struct GenerationParams {
   std::optional<int>
       top_logprobs;              // log probabilities of each output token, and of the N likeliest
   bool report_progress = false;  // updates while the prompt is computed (EngineThread)
-  bool explain_cache = false;    // fill all of RequestStats::reuse
+  bool explain_cache = false;    // fill all of RequestStats::reuse,
+  std::string explain_salts;     // from salts that begin like this
   std::string cache_salt;        // prefixes are shared within a salt only
 };
 

@@ -18,6 +18,7 @@ struct ServeFlags {
   OutputOptions output;
   ServeOptions serve;
   std::vector<std::string> aliases;  // each may hold several, separated by commas
+  std::vector<std::string> api_keys, operator_keys;
   std::string api_key_file;
   std::string log = "-";
   int port = 8080;
@@ -39,12 +40,20 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-// One key per line; lines that begin with # are comments.
-Status add_keys_of_file(const std::string& path, std::vector<std::string>& keys) {
+// One key per line, with its tenant and role (ApiKey::parse); lines that begin with # are comments.
+Status add_keys_of_file(const std::string& path, std::vector<ApiKey>& keys) {
   QUIPU_ASSIGN_OR_RETURN(const std::string text, read_file(path, kKeyFileBytesMax));
   const size_t before = keys.size();
-  for (const std::string& line : split(text, '\n')) {
-    if (!line.starts_with("#")) keys.push_back(line);
+  std::istringstream stream(text);
+  int number = 0;
+  for (std::string line; std::getline(stream, line);) {
+    ++number;
+    const size_t begin = line.find_first_not_of(" \t\r");
+    if (begin == std::string::npos || line[begin] == '#') continue;
+    Result<ApiKey> key = ApiKey::parse(line);
+    if (!key.ok())
+      return key.status().with_context(fmt::format("--api-key-file: {}, line {}", path, number));
+    keys.push_back(std::move(*key));
   }
   if (keys.size() > before) return Status::ok_status();
   return make_error(ErrorCode::kInvalidArgument, "--api-key-file: {} has no key; one per line",
@@ -60,9 +69,16 @@ Status resolve(ServeFlags& flags, const std::filesystem::path& model) {
     const std::filesystem::path plain = model.lexically_normal();
     serve.names.push_back((plain.has_filename() ? plain : plain.parent_path()).stem().string());
   }
-  for (const std::string& key : serve.api_keys) {
-    if (key.empty()) return make_error(ErrorCode::kInvalidArgument, "--api-key is empty");
-  }
+  const auto add_keys = [&](const char* flag, const std::vector<std::string>& keys,
+                            std::optional<Role> role) {
+    for (const std::string& key : keys) {
+      if (key.empty()) return make_error(ErrorCode::kInvalidArgument, "{} is empty", flag);
+      serve.api_keys.push_back({.key = key, .tenant = {}, .role = role});
+    }
+    return Status::ok_status();
+  };
+  QUIPU_RETURN_IF_ERROR(add_keys("--api-key", flags.api_keys, std::nullopt));
+  QUIPU_RETURN_IF_ERROR(add_keys("--operator-key", flags.operator_keys, Role::kOperator));
   if (!flags.api_key_file.empty())
     QUIPU_RETURN_IF_ERROR(add_keys_of_file(flags.api_key_file, serve.api_keys));
   for (std::string& host : serve.allowed_hosts) {
@@ -143,9 +159,15 @@ void add_server_flags(CLI::App& command, ServeFlags& flags) {
       .add_option("-a,--alias,--served-model-name", flags.aliases,
                   "Names of the model, separated by commas (default: the file's)")
       ->allow_extra_args(false);
-  command.add_option("--api-key", serve.api_keys, "Key that opens the server; may be repeated")
+  command.add_option("--api-key", flags.api_keys, "Key that opens the server; may be repeated")
       ->allow_extra_args(false);
-  command.add_option("--api-key-file", flags.api_key_file, "Keys, one per line");
+  command
+      .add_option("--operator-key", flags.operator_keys,
+                  "Key that may see what all tenants do, /metrics too; may be repeated")
+      ->allow_extra_args(false);
+  command.add_option("--api-key-file", flags.api_key_file,
+                     "Keys, one per line: KEY [tenant=NAME] [role=user|operator]");
+  command.add_flag("--open-metrics", serve.open_metrics, "Answer /metrics without a key");
   command.add_flag("--allow-open", serve.allow_open, "Let other machines use it without a key");
   command
       .add_option("--allow-host", serve.allowed_hosts,

@@ -50,6 +50,7 @@ struct Request {
   int priority = 0;
   Retention retention;  // of what this request leaves in the cache
   bool explain_cache = false;  // fill RequestStats::reuse with all that KvCache::explain() tells
+  std::string explain_salts;   // and look only under salts that begin like this
   LogitsWanted logits_wanted = LogitsWanted::kNone;
   LogitsObserver on_logits;  // called on the engine thread, once per wanted position, in order
 };

@@ -244,7 +244,8 @@ bool Scheduler::start(Sequence& sequence, StepPlan& plan) {
       cache_.begin(sequence.kv, sequence.tokens, reuse_max(sequence), plan.copies);
   const bool is_first_start = !sequence.stats.started_ns.has_value();
   if (is_first_start && sequence.request.explain_cache)
-    cache_.explain(sequence.kv, sequence.tokens, reuse_max(sequence), found);
+    cache_.explain(sequence.kv, sequence.tokens, reuse_max(sequence),
+                   sequence.request.explain_salts, found);
   if (!cache_.can_grow_to(sequence.kv, sequence.num_tokens()) ||
       !cache_.reserve(sequence.kv, sequence.num_tokens())) {
     // A copied block was never written: forget it rather than leave it behind as a tail.

@@ -29,6 +29,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -136,11 +137,12 @@ class KvCache {
   KvExplanation begin(SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
              std::vector<KvCopy>& copies);
 
-  // Fills in what begin() leaves out, right after it. Looks under all other salts too: the answer is
-  // for whoever runs the program, not for a tenant. What begin() says is for the tenant as well;
-  // that another salt has the tokens goes into the counters only, which are the operator's.
+  // Fills in what begin() leaves out, right after it. Of other salts it looks under those that
+  // begin with `salts` and nothing else: a tenant's own, or all of them for whoever runs the
+  // program. What begin() says tells of no other salt; that one has the tokens goes into the
+  // counters only, which are the operator's.
   void explain(const SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
-               KvExplanation& explanation);
+               std::string_view salts, KvExplanation& explanation);
   // A look-up that was counted under one reason turned out to have missed for another.
   void recount_miss(KvExplanation& explanation, MissReason reason);
 
@@ -231,7 +233,7 @@ class KvCache {
   void restore_windows(SequenceKv& sequence, int64_t count);
   std::span<BlockRef> share_all(const SequenceKv& sequence, int block);
   bool is_under_other_salt(const SequenceKv& sequence, std::span<const TokenId> wanted,
-                           int salts_max) const;
+                           std::string_view salts, int salts_max) const;
   MissReason miss_reason(const PrefixIndex::Match& match, std::span<const TokenId> wanted) const;
 
   // Blocks of one position on their way from the tier.

@@ -396,13 +396,13 @@ TEST(KvCache, CountsWhatOtherSaltsHaveAndTellsTenantsNothing) {
   const auto misses = [&](MissReason reason) {
     return model.cache.counters().misses[static_cast<size_t>(reason)];
   };
-  const auto ask = [&](const std::string& salt) {
+  const auto ask = [&](const std::string& salt, const std::string& salts = "") {
     TestSequence sequence = model.sequence(prompt);
     sequence.kv.salt = salt;
     std::vector<KvCopy> copies;
     KvExplanation found = model.cache.begin(sequence.kv, prompt, 3 * kBlock - 1, copies);
     EXPECT_EQ(found.reason, MissReason::kNeverSeen) << salt;
-    model.cache.explain(sequence.kv, prompt, 3 * kBlock - 1, found);
+    model.cache.explain(sequence.kv, prompt, 3 * kBlock - 1, salts, found);
     model.cache.release(sequence.kv, prompt);
     return found.reason;
   };
@@ -414,6 +414,10 @@ TEST(KvCache, CountsWhatOtherSaltsHaveAndTellsTenantsNothing) {
   EXPECT_EQ(misses(MissReason::kOtherSalt), 0);
   EXPECT_EQ(ask("bob"), MissReason::kOtherSalt);
   EXPECT_EQ(misses(MissReason::kOtherSalt), 1);
+  // Within a tenant's own salts it finds what the tenant has, and nothing of others.
+  EXPECT_EQ(ask("alex", "alex"), MissReason::kNeverSeen);
+  EXPECT_EQ(ask("alex", "al"), MissReason::kOtherSalt);
+  EXPECT_EQ(misses(MissReason::kOtherSalt), 3);  // the counters are the operator's
   // Behind more salts than begin() looks at, only explain() finds it; then it is counted, too.
   std::vector<TestSequence> others;
   for (int i = 0; i < 3 * KvCache::kSaltsLookedAt; ++i) {
@@ -423,7 +427,7 @@ TEST(KvCache, CountsWhatOtherSaltsHaveAndTellsTenantsNothing) {
     ASSERT_TRUE(model.compute(others.back(), kBlock));
   }
   EXPECT_EQ(ask("carol"), MissReason::kOtherSalt);
-  EXPECT_EQ(misses(MissReason::kOtherSalt), 2);
+  EXPECT_EQ(misses(MissReason::kOtherSalt), 4);
   model.cache.release(owner.kv, owner.tokens);
   for (TestSequence& other : others) model.cache.release(other.kv, other.tokens);
 }

@@ -249,7 +249,7 @@ void KvCache::publish(Promotion& promotion) {
 // ---- saying what happened ----
 
 void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> tokens,
-                      int64_t reuse_max, KvExplanation& explanation) {
+                      int64_t reuse_max, std::string_view salts, KvExplanation& explanation) {
   if (!config_.publish) return;
   const std::span<const TokenId> wanted = tokens.first(
       static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
@@ -273,17 +273,18 @@ void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> token
     explanation.cached_token = index_.tokens(*child)[static_cast<size_t>(common)];
   }
   if (explanation.reason != MissReason::kNeverSeen ||
-      !is_under_other_salt(sequence, wanted, index_.num_roots()))
+      !is_under_other_salt(sequence, wanted, salts, index_.num_roots()))
     return;
   explanation.reason = MissReason::kOtherSalt;
   recount_miss(explanation, MissReason::kOtherSalt);
 }
 
-// Whether another salt has more of the wanted tokens, among `salts_max` others.
+// Whether another salt has more of the wanted tokens, among `salts_max` others that begin with
+// `salts`.
 bool KvCache::is_under_other_salt(const SequenceKv& sequence, std::span<const TokenId> wanted,
-                                  int salts_max) const {
+                                  std::string_view salts, int salts_max) const {
   for (const auto& [salt, root] : index_.roots()) {
-    if (salt == sequence.salt) continue;
+    if (salt == sequence.salt || !salt.starts_with(salts)) continue;
     if (salts_max-- == 0) return false;
     if (index_.match(root, wanted).tokens > sequence.num_tokens()) return true;
   }

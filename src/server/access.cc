@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <set>
+#include <sstream>
 
 namespace quipu {
 
@@ -17,10 +19,68 @@ ApiKeys::Digest ApiKeys::digest_of(std::string_view key) {
   return digest;
 }
 
-void ApiKeys::add(std::string_view key) { digests_.push_back(digest_of(key)); }
+Result<ApiKey> ApiKey::parse(std::string_view line) {
+  constexpr size_t kNameBytesMax = 64;
+  std::istringstream words{std::string(line)};
+  ApiKey key;
+  words >> key.key;
+  for (std::string word; words >> word;) {
+    const size_t at = std::min(word.find('='), word.size());
+    const std::string name = word.substr(0, at);
+    const std::string value = at < word.size() ? word.substr(at + 1) : "";
+    if (name == "tenant") {
+      const bool is_plain = std::all_of(value.begin(), value.end(), [](unsigned char c) {
+        return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
+      });
+      if (value.empty() || value.size() > kNameBytesMax || !is_plain || !key.tenant.empty()) {
+        return make_error(ErrorCode::kInvalidArgument,
+                          "tenant={}; expected one name of up to {} letters, digits, '.', '_', '-'",
+                          value, kNameBytesMax);
+      }
+      key.tenant = value;
+    } else if (name == "role" && (value == "user" || value == "operator") && !key.role) {
+      key.role = value == "operator" ? Role::kOperator : Role::kUser;
+    } else {
+      return make_error(ErrorCode::kInvalidArgument,
+                        "after the key there is {}; expected tenant=NAME, role=user or "
+                        "role=operator, each once",
+                        name == "role" ? "'" + word + "'" : "another word");
+    }
+  }
+  return key;
+}
 
-std::optional<std::string> ApiKeys::tenant_of(const HttpHead& head) const {
-  if (digests_.empty()) return std::string();
+std::string tenant_label(std::string_view tenant) {
+  constexpr std::string_view kNamed = "tenant=", kUnnamed = "tenant-";
+  constexpr size_t kDigitsShown = 8;
+  tenant = tenant.substr(0, tenant.find('\n'));
+  if (tenant.starts_with(kNamed)) return std::string(tenant.substr(kNamed.size()));
+  if (tenant.starts_with(kUnnamed))
+    return "key " + std::string(tenant.substr(kUnnamed.size(), kDigitsShown));
+  return "";
+}
+
+void ApiKeys::add(const ApiKey& key) {
+  Entry entry{.digest = digest_of(key.key), .tenant = {}, .role = key.role};
+  if (!key.tenant.empty()) {
+    entry.tenant = "tenant=" + key.tenant;
+  } else {
+    // From the key, not from its place in a list: the same key finds its cache after a restart.
+    entry.tenant = "tenant-";
+    for (size_t i = 0; i < 12; ++i) entry.tenant += fmt::format("{:02x}", entry.digest[i]);
+  }
+  entry.tenant += "\n";
+  entries_.push_back(std::move(entry));
+}
+
+int ApiKeys::num_tenants() const {
+  std::set<std::string_view> tenants;
+  for (const Entry& entry : entries_) tenants.insert(entry.tenant);
+  return static_cast<int>(tenants.size());
+}
+
+std::optional<Caller> ApiKeys::caller_of(const HttpHead& head) const {
+  if (entries_.empty()) return Caller{.tenant = {}, .role = Role::kOperator};
   std::string_view key = head.header("x-api-key");
   constexpr std::string_view kBearer = "bearer ";
   if (const std::string_view given = head.header("authorization"); given.size() > kBearer.size()) {
@@ -33,14 +93,13 @@ std::optional<std::string> ApiKeys::tenant_of(const HttpHead& head) const {
   const Digest digest = digest_of(key);
   // All of them, so that the time does not tell which one.
   std::optional<size_t> match;
-  for (size_t i = 0; i < digests_.size(); ++i) {
-    if (CRYPTO_memcmp(digest.data(), digests_[i].data(), digest.size()) == 0) match = i;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (CRYPTO_memcmp(digest.data(), entries_[i].digest.data(), digest.size()) == 0) match = i;
   }
   if (!match.has_value()) return std::nullopt;
-  // From the key, not from its place in a list: the same key finds its cache again after a restart.
-  std::string tenant = "tenant-";
-  for (size_t i = 0; i < 12; ++i) tenant += fmt::format("{:02x}", digest[i]);
-  return tenant + "\n";
+  const Entry& entry = entries_[*match];
+  const Role role = num_tenants() == 1 ? Role::kOperator : Role::kUser;
+  return Caller{.tenant = entry.tenant, .role = entry.role.value_or(role)};
 }
 
 void AccessLog::Close::operator()(std::FILE* file) const {

@@ -4,21 +4,18 @@
 #include <chrono>
 
 #include "base/utf8.h"
+#include "server/api_context.h"
 #include "server/generation_call.h"
 #include "server/generation_spec.h"
 #include "server/http_server.h"
-#include "server/kv_watch.h"
+#include "server/kv_api.h"
 #include "server/model_info.h"
-#include "server/recent_requests.h"
 #include "server/reply_format.h"
-#include "server/work_queue.h"
 #include "web/assets.h"
 
 namespace quipu {
 
 namespace {
-
-using SteadyTime = std::chrono::steady_clock::time_point;
 
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -31,8 +28,6 @@ int64_t unix_ms() {
              std::chrono::system_clock::now().time_since_epoch())
       .count();
 }
-
-constexpr int kWatchersMax = 16;
 
 // The page is files of its own and talks to its own server: nothing else may load, run or frame it.
 const HttpHeaders kPageHeaders = {
@@ -52,34 +47,25 @@ const WebAsset* find_asset(std::string_view path) {
   return nullptr;
 }
 
-// In the form of the API that the path belongs to.
-HttpResponse error_at(const std::string& path, const ApiError& error) {
-  HttpResponse response = error_response(error);
-  if (path.starts_with("/v1/messages")) response.body = dump(anthropic_error(error));
-  return response;
-}
-
 }  // namespace
 
 class ApiServer::Impl {
  public:
   Impl(const ServedModel& model, EngineThread& engine, ApiKeys keys, AccessLog log,
        ApiServerConfig config)
-      : model_(model),
-        engine_(engine),
-        keys_(std::move(keys)),
-        log_(std::move(log)),
+      : keys_(std::move(keys)),
         config_(std::move(config)),
-        work_(config_.work_threads) {}
+        context_(model, engine, std::move(log), config_.work_threads),
+        kv_(context_) {}
 
   std::optional<HttpResponse> refuse(const HttpHead& head) {
     const std::optional<ApiError> error = why_not(head);
     if (!error.has_value()) return std::nullopt;
-    log_.write({{"id", head.id},
-                {"method", head.method},
-                {"path", head.path},
-                {"status", error->status},
-                {"code", error->code.value_or("")}});
+    context_.log_file.write({{"id", head.id},
+                             {"method", head.method},
+                             {"path", head.path},
+                             {"status", error->status},
+                             {"code", error->code.value_or("")}});
     HttpResponse response = error_at(head.path, *error);
     if (error->status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
     if (error->status == 405) response.headers.emplace_back("Allow", allowed_methods(head.path));
@@ -88,7 +74,7 @@ class ApiServer::Impl {
 
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
     auto visit = std::make_shared<Visit>();  // shared: see Visit
-    visit->tenant = keys_.tenant_of(request).value_or("");
+    visit->caller = keys_.caller_of(request).value_or(Caller());
     visit->request = std::move(request);
     visit->reply = std::move(reply);
     visit->begin = std::chrono::steady_clock::now();
@@ -97,41 +83,33 @@ class ApiServer::Impl {
     (this->*route->answer)(visit);
   }
 
-  void drain() { draining_ = true; }
-  void stop() { work_.stop(); }
+  void drain() { context_.is_draining = true; }
+  void stop() { context_.work.stop(); }
 
  private:
-  // A request on its way. Shared: with the work queue, the engine thread and the reply.
-  struct Visit {
-    HttpRequest request;
-    std::shared_ptr<HttpReply> reply;
-    std::string tenant;
-    SteadyTime begin;
-  };
-  using VisitPtr = std::shared_ptr<Visit>;
-
+  enum class Access { kPublic, kUser, kOperator };
   struct Route {
     std::string_view method, path;
     void (Impl::*answer)(const VisitPtr&);
-    bool is_public = false;  // needs no key
+    Access access = Access::kUser;
   };
 
   static const std::vector<Route>& routes() {
     static const std::vector<Route> all = {
-        {"GET", "/health", &Impl::health, true},
-        {"GET", "/v1/health", &Impl::health, true},
+        {"GET", "/health", &Impl::health, Access::kPublic},
+        {"GET", "/v1/health", &Impl::health, Access::kPublic},
         {"GET", "/v1/models", &Impl::models},
         {"GET", "/models", &Impl::models},
         {"GET", "/v1/models/*", &Impl::one_model},
         {"GET", "/props", &Impl::props},
         {"GET", "/slots", &Impl::slots},
-        {"GET", "/metrics", &Impl::metrics},
+        {"GET", "/metrics", &Impl::metrics, Access::kOperator},
         {"GET", "/version", &Impl::version},
         {"GET", "/v1/kv", &Impl::kv},
         {"GET", "/v1/kv/snapshot", &Impl::kv_snapshot},
         {"GET", "/v1/kv/events", &Impl::kv_events},
-        {"GET", "/", &Impl::page, true},
-        {"GET", "/web/*", &Impl::page, true},
+        {"GET", "/", &Impl::page, Access::kPublic},
+        {"GET", "/web/*", &Impl::page, Access::kPublic},
         {"POST", "/v1/chat/completions", &Impl::chat},
         {"POST", "/chat/completions", &Impl::chat},
         {"POST", "/v1/completions", &Impl::completions},
@@ -190,12 +168,22 @@ class ApiServer::Impl {
       }
     }
     const Route* route = find_route(head.method, head.path);
-    const bool is_public = route != nullptr && route->is_public;
-    if (!is_public && !keys_.tenant_of(head).has_value()) {
+    const bool is_public =
+        route != nullptr && (route->access == Access::kPublic ||
+                             (config_.open_metrics && route->answer == &Impl::metrics));
+    const std::optional<Caller> caller = keys_.caller_of(head);
+    if (!is_public && !caller.has_value()) {
       return ApiError{.status = 401,
                       .message = "a valid API key is needed: Authorization: Bearer KEY",
                       .type = "authentication_error",
                       .code = "invalid_api_key"};
+    }
+    if (!is_public && route != nullptr && route->access == Access::kOperator &&
+        !caller->is_operator()) {
+      return ApiError{.status = 403,
+                      .message = "this tells of all tenants: it needs an operator's key",
+                      .type = "permission_error",
+                      .code = "operator_only"};
     }
     if (route == nullptr) {
       const std::string methods = allowed_methods(head.path);
@@ -225,61 +213,6 @@ class ApiServer::Impl {
 
   // ---- answers
 
-  void log(const Visit& visit, Json fields) {
-    const double ms =
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - visit.begin)
-            .count();
-    Json line = {
-        {"id", visit.request.id}, {"method", visit.request.method}, {"path", visit.request.path}};
-    line.update(fields);
-    line["ms"] = std::round(ms * 1000) / 1000;
-    log_.write(line);
-  }
-
-  // `code`: of the error that the response tells, if it does.
-  void send(const Visit& visit, HttpResponse response, const std::string& code = {}) {
-    Json fields = {{"status", response.status}};
-    if (!code.empty()) fields["code"] = code;
-    log(visit, std::move(fields));
-    visit.reply->send(std::move(response));
-  }
-  void send_error(const Visit& visit, const ApiError& error) {
-    send(visit, error_at(visit.request.path, error), error.code.value_or(""));
-  }
-
-  // Runs `make` (Json body -> ApiResult<Json>) on the work queue and sends what it gives.
-  template <typename Make>
-  void answer_with(const VisitPtr& visit, Make make) {
-    work_.add([this, visit, make = std::move(make)] {
-      ApiResult<Json> answer = guarded<Json>([&]() -> ApiResult<Json> {
-        ApiResult<Json> body = parse_json_object(visit->request.body);
-        if (std::holds_alternative<ApiError>(body)) return body;
-        return make(std::get<Json>(body));
-      });
-      const auto* error = std::get_if<ApiError>(&answer);
-      // Shared: std::function copies what it calls.
-      auto response =
-          std::make_shared<HttpResponse>(error != nullptr ? error_at(visit->request.path, *error)
-                                                          : json_response(std::get<Json>(answer)));
-      visit->reply->post(
-          [this, visit, response, code = error != nullptr ? error->code.value_or("") : ""] {
-            send(*visit, std::move(*response), code);
-          });
-    });
-  }
-
-  // Libraries throw; nothing above them should see it.
-  template <typename T>
-  static ApiResult<T> guarded(const std::function<ApiResult<T>()>& make) {
-    try {
-      return make();
-    } catch (const Json::exception&) {
-      return bad_parameter("", "a value has the wrong type", "invalid_type");
-    } catch (const std::exception&) {
-      return api_error_from(make_error(ErrorCode::kInternal, "an exception in a request handler"));
-    }
-  }
-
   using ReadRequest = ApiResult<GenerationSpec> (*)(const Json&, const ServedModel&,
                                                     const std::string&);
   using MakeFormat = std::unique_ptr<ReplyFormat> (*)(ReplyContext);
@@ -287,44 +220,43 @@ class ApiServer::Impl {
   // Reads the body on the work queue, then runs the generation.
   void generate(const VisitPtr& visit, ReadRequest read, MakeFormat make_format,
                 const char* id_prefix) {
-    work_.add([this, visit, read, make_format, id_prefix] {
+    context_.work.add([this, visit, read, make_format, id_prefix] {
       ApiResult<GenerationSpec> read_spec =
           guarded<GenerationSpec>([&]() -> ApiResult<GenerationSpec> {
             ApiResult<Json> body = parse_json_object(visit->request.body);
             if (auto* error = std::get_if<ApiError>(&body)) return std::move(*error);
-            return read(std::get<Json>(body), model_, visit->tenant);
+            return read(std::get<Json>(body), context_.model, visit->caller.tenant);
           });
       visit->request.body = {};
       // Shared: by the call and its format.
       auto result = std::make_shared<ApiResult<GenerationSpec>>(std::move(read_spec));
       visit->reply->post([this, visit, result, make_format, id_prefix] {
         if (const auto* error = std::get_if<ApiError>(result.get()))
-          return send_error(*visit, *error);
-        // Under keys it is left out: it looks under the salts of others too.
-        if (watchers_ > 0 && keys_.empty())
-          std::get_if<GenerationSpec>(result.get())->params.explain_cache = true;
+          return context_.send_error(*visit, *error);
+        GenerationParams& params = std::get_if<GenerationSpec>(result.get())->params;
+        params.explain_cache = context_.watchers > 0;
+        params.explain_salts = visit->caller.tenant;
         const std::shared_ptr<const GenerationSpec> spec(result,
                                                          std::get_if<GenerationSpec>(result.get()));
-        ReplyContext context{.model = model_,
+        ReplyContext context{.model = context_.model,
                              .spec = spec,
                              .id = id_prefix + visit->request.id,
                              .created_s = unix_seconds()};
-        GenerationCall::start(engine_, visit->reply, spec, make_format(std::move(context)),
-                              [this, visit, spec](const GenerationCall::Outcome& outcome) {
-                                recent_.add(model_, *spec,
-                                            {.id = visit->request.id,
-                                             .path = visit->request.path,
-                                             .tenant = visit->tenant,
-                                             .ended_ms = unix_ms(),
-                                             .outcome = outcome},
-                                            keys_.empty());
-                                log(*visit,
-                                    {{"status", outcome.status},
-                                     {"finish", outcome.finish},
-                                     {"prompt_tokens", outcome.stats.prompt_tokens},
-                                     {"cached_tokens", outcome.stats.cached_tokens},
-                                     {"completion_tokens", outcome.stats.completion_tokens}});
-                              });
+        GenerationCall::start(
+            context_.engine, visit->reply, spec, make_format(std::move(context)),
+            [this, visit, spec](const GenerationCall::Outcome& outcome) {
+              context_.recent.add(context_.model, *spec,
+                                  {.id = visit->request.id,
+                                   .path = visit->request.path,
+                                   .tenant = visit->caller.tenant,
+                                   .ended_ms = unix_ms(),
+                                   .outcome = outcome});
+              context_.log(*visit, {{"status", outcome.status},
+                                    {"finish", outcome.finish},
+                                    {"prompt_tokens", outcome.stats.prompt_tokens},
+                                    {"cached_tokens", outcome.stats.cached_tokens},
+                                    {"completion_tokens", outcome.stats.completion_tokens}});
+            });
       });
     });
   }
@@ -346,85 +278,44 @@ class ApiServer::Impl {
     generate(visit, read_anthropic_request, make_anthropic_format, "msg_");
   }
   void count_tokens(const VisitPtr& visit) {
-    answer_with(visit, [this](const Json& body) -> ApiResult<Json> {
+    context_.answer_with(visit, [this](const Json& body) -> ApiResult<Json> {
       Json whole = body;
       if (!whole.contains("max_tokens")) whole["max_tokens"] = 1;  // it counts, and makes nothing
-      ApiResult<GenerationSpec> spec = read_anthropic_request(whole, model_, "");
+      ApiResult<GenerationSpec> spec = read_anthropic_request(whole, context_.model, "");
       if (auto* error = std::get_if<ApiError>(&spec)) return std::move(*error);
       return Json{{"input_tokens", std::get<GenerationSpec>(spec).prompts.front().tokens.size()}};
     });
   }
 
-  // Runs `look` between two steps of the engine and sends what it gives.
-  void look_at_engine(const VisitPtr& visit,
-                      std::function<HttpResponse(const EngineSnapshot&)> look) {
-    const bool accepted =
-        engine_.inspect([this, visit, look = std::move(look)](const EngineSnapshot& snapshot) {
-          auto response = std::make_shared<HttpResponse>(look(snapshot));  // shared: as above
-          visit->reply->post([this, visit, response] { send(*visit, std::move(*response)); });
-        });
-    if (accepted) return;
-    ApiError error{.status = 503,
-                   .message = "too many requests for the engine's state at once",
-                   .type = "server_error",
-                   .code = "overloaded",
-                   .retry_after_s = 1};
-    send_error(*visit, error);
-  }
-
   void health(const VisitPtr& visit) {
-    visit->reply->send(draining_ ? error_response(shutting_down())
-                                 : json_response({{"status", "ok"}}));  // not logged: probes
+    visit->reply->send(context_.is_draining
+                           ? error_response(shutting_down())
+                           : json_response({{"status", "ok"}}));  // not logged: probes
   }
-  void version(const VisitPtr& visit) { send(*visit, json_response({{"version", QUIPU_VERSION}})); }
-  void models(const VisitPtr& visit) { send(*visit, json_response(models_to_json(model_))); }
+  void version(const VisitPtr& visit) {
+    context_.send(*visit, json_response({{"version", QUIPU_VERSION}}));
+  }
+  void models(const VisitPtr& visit) {
+    context_.send(*visit, json_response(models_to_json(context_.model)));
+  }
   void one_model(const VisitPtr& visit) {
     const std::string_view path = visit->request.path;
     const std::string name = percent_decoded(path.substr(std::string_view("/v1/models/").size()));
-    const std::optional<ApiError> error = model_.check_name(name);
-    if (error.has_value()) return send_error(*visit, *error);
-    send(*visit, json_response(model_to_json(model_, name)));
+    const std::optional<ApiError> error = context_.model.check_name(name);
+    if (error.has_value()) return context_.send_error(*visit, *error);
+    context_.send(*visit, json_response(model_to_json(context_.model, name)));
   }
-  void props(const VisitPtr& visit) { send(*visit, json_response(props_to_json(model_))); }
+  void props(const VisitPtr& visit) {
+    context_.send(*visit, json_response(props_to_json(context_.model)));
+  }
   void slots(const VisitPtr& visit) {
-    look_at_engine(visit, [this](const EngineSnapshot& snapshot) {
-      return json_response(slots_to_json(model_, snapshot));
+    context_.look_at_engine(visit, [this, visit](const EngineSnapshot& snapshot) {
+      return json_response(slots_to_json(context_.model, snapshot, visit->caller));
     });
   }
-  void kv(const VisitPtr& visit) {
-    look_at_engine(
-        visit, [](const EngineSnapshot& snapshot) { return json_response(kv_to_json(snapshot)); });
-  }
-  KvWatch::Context kv_context(const VisitPtr& visit) {
-    return {.model = model_,
-            .engine = engine_,
-            .recent = recent_,
-            .tenant = visit->tenant,
-            .is_over = [this] { return draining_; },
-            .done = [] {}};
-  }
-  void kv_snapshot(const VisitPtr& visit) {
-    send_kv_snapshot(kv_context(visit), visit->reply, [this, visit](HttpResponse response) {
-      send(*visit, std::move(response));
-    });
-  }
-  void kv_events(const VisitPtr& visit) {
-    if (watchers_ >= kWatchersMax) {
-      ApiError error{.status = 503,
-                     .message = fmt::format("{} clients watch the cache already", watchers_),
-                     .type = "server_error",
-                     .code = "overloaded",
-                     .retry_after_s = 10};
-      return send_error(*visit, error);
-    }
-    ++watchers_;
-    KvWatch::Context context = kv_context(visit);
-    context.done = [this, visit] {
-      --watchers_;
-      log(*visit, {{"status", 200}});
-    };
-    KvWatch::start(std::move(context), visit->reply);
-  }
+  void kv(const VisitPtr& visit) { kv_.summary(visit); }
+  void kv_snapshot(const VisitPtr& visit) { kv_.snapshot(visit); }
+  void kv_events(const VisitPtr& visit) { kv_.events(visit); }
 
   // The page, with an entity tag so that a browser asks and mostly need not read.
   void page(const VisitPtr& visit) {
@@ -432,7 +323,7 @@ class ApiServer::Impl {
     if (asset == nullptr) {
       ApiError error = bad_parameter("", "there is nothing at this path", "not_found");
       error.status = 404;
-      return send_error(*visit, error);
+      return context_.send_error(*visit, error);
     }
     HttpResponse response;
     response.headers = kPageHeaders;
@@ -447,41 +338,39 @@ class ApiServer::Impl {
   }
 
   void metrics(const VisitPtr& visit) {
-    look_at_engine(visit, [this](const EngineSnapshot& snapshot) {
+    context_.look_at_engine(visit, [this](const EngineSnapshot& snapshot) {
       HttpResponse response;
       response.content_type = kMetricsContentType;
-      response.body = metrics_text(snapshot, model_.name());
+      response.body = metrics_text(snapshot, context_.model.name());
       return response;
     });
   }
 
   void tokenize(const VisitPtr& visit) {
-    answer_with(visit, [this](const Json& body) { return tokenize_json(body, model_); });
+    context_.answer_with(visit,
+                         [this](const Json& body) { return tokenize_json(body, context_.model); });
   }
   void detokenize(const VisitPtr& visit) {
-    answer_with(visit, [this](const Json& body) { return detokenize_json(body, model_); });
+    context_.answer_with(
+        visit, [this](const Json& body) { return detokenize_json(body, context_.model); });
   }
   void apply_template(const VisitPtr& visit) {
-    answer_with(visit, [this](const Json& body) -> ApiResult<Json> {
-      ApiResult<std::string> text = render_messages(body, model_);
+    context_.answer_with(visit, [this](const Json& body) -> ApiResult<Json> {
+      ApiResult<std::string> text = render_messages(body, context_.model);
       if (auto* error = std::get_if<ApiError>(&text)) return std::move(*error);
       return Json{{"prompt", std::get<std::string>(text)}};
     });
   }
   void not_yet(const VisitPtr& visit) {
-    send_error(*visit, not_supported("", fmt::format("{} is not supported by this version of quipu",
-                                                     visit->request.path)));
+    context_.send_error(
+        *visit, not_supported("", fmt::format("{} is not supported by this version of quipu",
+                                              visit->request.path)));
   }
 
-  const ServedModel& model_;
-  EngineThread& engine_;
   const ApiKeys keys_;
-  AccessLog log_;
   const ApiServerConfig config_;
-  RecentRequests recent_;
-  int watchers_ = 0;  // of the cache
-  bool draining_ = false;
-  WorkQueue work_;  // last: its threads use the rest
+  ApiContext context_;
+  KvApi kv_;
 };
 
 ApiServer::ApiServer(const ServedModel& model, EngineThread& engine, ApiKeys keys, AccessLog log,

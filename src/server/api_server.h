@@ -22,6 +22,7 @@ struct ApiServerConfig {
   // server without keys against web pages that point a name of theirs at this machine.
   std::optional<std::vector<std::string>> allowed_hosts;
   int work_threads = 2;
+  bool open_metrics = false;  // /metrics needs no key
 };
 
 class ApiServer : public HttpHandler {

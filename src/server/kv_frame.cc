@@ -123,23 +123,31 @@ Json tier_to_json(const EngineStatistics& statistics) {
 
 }  // namespace
 
-// The watcher's own salts get numbers of their own while there are few, all others share one.
-KvOwner KvFrameMaker::owner_of(std::string_view salt) {
-  const bool own = is_own(salt);
-  if (own) {
-    if (const auto known = numbers_.find(salt); known != numbers_.end()) return known->second;
+// Tenants by their names, and the salts under one of them by numbers while they are few.
+std::string KvFrameMaker::label_of(std::string_view salt) {
+  // Salts of a server with keys begin with a line that names the tenant.
+  std::string_view tenant, rest = salt;
+  if (!caller_.tenant.empty()) {
+    tenant = salt.substr(0, std::min(salt.find('\n') + 1, salt.size()));
+    rest = salt.substr(tenant.size());
   }
-  const std::string_view rest = own ? salt.substr(access_.tenant.size()) : std::string_view();
-  std::string label = !own ? "other keys" : rest.empty() ? "no salt" : "more salts";
-  if (own && !rest.empty() && static_cast<int>(owners_.size()) < kOwnersMax)
-    label = fmt::format("salt {}", ++salts_named_);
+  std::string name = caller_.is_operator() ? tenant_label(tenant) : "";
+  if (rest.empty()) return name.empty() ? "no salt" : name;
+  if (static_cast<int>(owners_.size()) >= kOwnersMax) return "more salts";
+  return fmt::format("{}{}salt {}", name, name.empty() ? "" : ", ", ++salts_named_);
+}
+
+// Salts get numbers of their own while they are few; all further ones share one.
+KvOwner KvFrameMaker::owner_of(std::string_view salt) {
+  if (!is_seen(salt)) return kNoOwner;
+  if (const auto known = numbers_.find(salt); known != numbers_.end()) return known->second;
+  const std::string label = label_of(salt);
   auto found = std::find_if(owners_.begin(), owners_.end(),
                             [&](const KvOwnerUse& owner) { return owner.label == label; });
-  if (found == owners_.end())
-    found = owners_.insert(owners_.end(), {.label = std::move(label), .is_own = own});
+  if (found == owners_.end()) found = owners_.insert(owners_.end(), {.label = label});
   const auto owner = static_cast<KvOwner>(found - owners_.begin());
   // Salts that are used once (cache_prompt: false) come without end: those beyond are not kept.
-  if (own && numbers_.size() < kOwnersMax) numbers_.emplace(std::string(salt), owner);
+  if (numbers_.size() < kOwnersMax) numbers_.emplace(std::string(salt), owner);
   return owner;
 }
 
@@ -159,12 +167,18 @@ void KvFrameMaker::add_group(const EngineSnapshot& snapshot, int group, KvFrame&
       block.last_use_ns = frame.now_ticks * kNsPerTick;
     }
   }
+  if (!caller_.is_operator()) {
+    for (KvBlockView& block : blocks) {
+      if (block.owner == kNoOwner) block = KvBlockView();
+    }
+    std::stable_partition(blocks.begin(), blocks.end(),
+                          [](const KvBlockView& block) { return block.owner != kNoOwner; });
+  }
   KvFrame::Group shown{.layers = static_cast<int>(spec.layers.size()),
                        .window = spec.lifetime.is_windowed() ? spec.lifetime.window : 0,
                        .block_bytes = spec.block_bytes,
                        .total = static_cast<int>(blocks.size()),
-                       .blocks_per_cell = blocks_per_cell(static_cast<int>(blocks.size())),
-                       .states = cache.block_states(group)};
+                       .blocks_per_cell = blocks_per_cell(static_cast<int>(blocks.size()))};
   const auto per_cell = static_cast<size_t>(shown.blocks_per_cell);
   shown.cells.resize((blocks.size() + per_cell - 1) / per_cell);
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -176,11 +190,18 @@ void KvFrameMaker::add_group(const EngineSnapshot& snapshot, int group, KvFrame&
     KvOwnerUse& owner = owners_[static_cast<size_t>(block.owner)];
     ++owner.blocks;
     owner.bytes += spec.block_bytes;
-    if (!owner.is_own) continue;
     cell.users = std::max(cell.users, block.users);
     cell.hits = std::max(cell.hits, block.hits);
     cell.used_ticks = std::max(cell.used_ticks, block.last_use_ns / kNsPerTick);
   }
+  std::array<int, kKvBlockStates> states{};
+  for (const KvBlockView& block : blocks) ++states[static_cast<size_t>(block.state)];
+  const auto count_of = [&](KvBlockState state) { return states[static_cast<size_t>(state)]; };
+  shown.states = {.free = count_of(KvBlockState::kFree),
+                  .open = count_of(KvBlockState::kOpen),
+                  .closed = count_of(KvBlockState::kClosed),
+                  .cached = count_of(KvBlockState::kCached),
+                  .in_flight = count_of(KvBlockState::kInFlight)};
   std::map<std::string, uint64_t> format_bytes;
   for (const KvLayerView& layer : spec.layers)
     format_bytes[std::string(kv_format_name(layer.layout.format))] += layer.layout.layer_bytes;
@@ -192,20 +213,27 @@ KvFrame KvFrameMaker::make(const EngineSnapshot& snapshot, const Clock& clock, b
   const int64_t begin_ns = clock.now_ns();
   const KvCache& cache = snapshot.engine.scheduler().cache();
   KvFrame frame;
+  frame.shows_all = caller_.is_operator();
   frame.now_ticks = begin_ns / kNsPerTick;
   for (KvOwnerUse& owner : owners_) owner.blocks = 0, owner.bytes = 0;
   for (int group = 0; group < cache.num_groups(); ++group) add_group(snapshot, group, frame);
   if (with_tree) {
     frame.has_tree = true;
-    const auto owner_of = [this](std::string_view salt) {
-      return is_own(salt) ? this->owner_of(salt) : kNoOwner;
-    };
+    const auto owner_of = [this](std::string_view salt) { return this->owner_of(salt); };
     frame.tree = view_tree(cache, owner_of, {.first_tokens_max = kTreeTokensMax});
   }
   frame.owners = owners_;
   frame.statistics = snapshot.engine.statistics();
-  frame.running = snapshot.running;
+  for (const EngineSnapshot::Task& task : snapshot.running) {
+    if (!caller_.sees(task.tenant)) continue;
+    frame.running.push_back(task);
+    if (!frame.shows_all) frame.running.back().place = static_cast<int>(frame.running.size()) - 1;
+  }
   frame.waiting = snapshot.engine.scheduler().num_waiting() + snapshot.waiting;
+  if (!frame.shows_all) {
+    const auto own = snapshot.waiting_of.find(caller_.tenant);
+    frame.waiting = own == snapshot.waiting_of.end() ? 0 : own->second;
+  }
   frame.pool_bytes = snapshot.engine.kv().bytes();
   const ServingMetrics& metrics = snapshot.metrics;
   frame.first_token = sum_of(metrics.time_to_first_token);
@@ -226,26 +254,25 @@ Json frame_to_json(const KvFrame& frame, const ServedModel& model,
     groups.push_back(group_to_json(frame.groups[i], before == nullptr ? nullptr : &(*before)[i]));
   Json owners = Json::array();
   for (const KvOwnerUse& owner : frame.owners) {
-    owners.push_back({{"label", owner.label},
-                      {"own", owner.is_own},
-                      {"blocks", owner.blocks},
-                      {"bytes", owner.bytes}});
+    owners.push_back({{"label", owner.label}, {"blocks", owner.blocks}, {"bytes", owner.bytes}});
   }
-  Json shown = {{"now", frame.now_ticks},
+  Json shown = {{"scope", frame.shows_all ? "all" : "tenant"},
+                {"now", frame.now_ticks},
                 {"look_ms", frame.look_ms},
                 {"groups", std::move(groups)},
                 {"owners", std::move(owners)},
                 {"pool_bytes", frame.pool_bytes},
-                {"index_bytes", frame.statistics.index_bytes},
                 {"policy", frame.statistics.policy},
-                {"tier", tier_to_json(frame.statistics)},
-                {"counters", counters_to_json(frame)},
-                {"latency",
-                 {{"first_token", sum_to_json(frame.first_token)},
-                  {"between_tokens", sum_to_json(frame.between_tokens)},
-                  {"step", sum_to_json(frame.step)},
-                  {"queue", sum_to_json(frame.queue)}}},
                 {"requests", requests_to_json(frame)}};
+  if (frame.shows_all) {
+    shown["index_bytes"] = frame.statistics.index_bytes;
+    shown["tier"] = tier_to_json(frame.statistics);
+    shown["counters"] = counters_to_json(frame);
+    shown["latency"] = {{"first_token", sum_to_json(frame.first_token)},
+                        {"between_tokens", sum_to_json(frame.between_tokens)},
+                        {"step", sum_to_json(frame.step)},
+                        {"queue", sum_to_json(frame.queue)}};
+  }
   if (frame.has_tree) shown["tree"] = tree_to_json(frame, model);
   return shown;
 }

@@ -2,8 +2,9 @@
 // cut to a size that does not grow with the pool.
 //
 // Large pools are summarised: a cell of the map stands for `blocks_per_cell` blocks that follow
-// each other. Tenants see of each other's blocks what /v1/kv counts, their states, and nothing
-// else: no tree, no text, no time of use, no sharing.
+// each other. A tenant sees its own blocks, tree and requests, and nothing of what others have: the
+// rest of the pool looks free to it, and its own blocks come first, so that their places tell
+// nothing either. An operator sees all.
 #pragma once
 
 #include <array>
@@ -14,19 +15,13 @@
 
 #include "app/engine_thread.h"
 #include "kv/kv_view.h"
+#include "server/access.h"
 #include "server/served_model.h"
 
 namespace quipu {
 
-// What a watcher may see.
-struct KvAccess {
-  // Beginning of the salts that are its own. Empty: the server has no keys and all salts are.
-  std::string tenant;
-};
-
 struct KvCell {
   std::array<int32_t, kKvBlockStates> blocks{};  // by state
-  // Of the watcher's own blocks in the cell.
   int32_t users = 0;         // the most sequences that read one of them
   int32_t hits = 0;          // the most look-ups that found one
   int64_t used_ticks = 0;    // the last use. UNITS: ticks of 0.1 s of the cache's clock; 0: unknown
@@ -36,7 +31,6 @@ struct KvCell {
 
 struct KvOwnerUse {
   std::string label;
-  bool is_own = true;
   int64_t blocks = 0;
   uint64_t bytes = 0;
 };
@@ -51,6 +45,7 @@ struct KvFrame {
     std::vector<KvCell> cells;
     std::vector<std::pair<std::string, uint64_t>> format_bytes;  // of a block, by format
   };
+  bool shows_all = false;  // else what is counted here is the tenant's own, and totals are left out
   int64_t now_ticks = 0;
   double look_ms = 0;  // how long the engine thread was kept
   std::vector<Group> groups;
@@ -74,17 +69,20 @@ struct KvFrame {
 // THREADS: engine thread only.
 class KvFrameMaker {
  public:
-  explicit KvFrameMaker(KvAccess access) : access_(std::move(access)) {}
+  explicit KvFrameMaker(Caller caller) : caller_(std::move(caller)) {}
 
   KvFrame make(const EngineSnapshot& snapshot, const Clock& clock, bool with_tree);
 
  private:
   KvOwner owner_of(std::string_view salt);
-  bool is_own(std::string_view salt) const { return salt.starts_with(access_.tenant); }
+  bool is_seen(std::string_view salt) const {
+    return caller_.is_operator() || salt.starts_with(caller_.tenant);
+  }
+  std::string label_of(std::string_view salt);
   void add_group(const EngineSnapshot& snapshot, int group, KvFrame& frame);
 
-  KvAccess access_;
-  std::map<std::string, KvOwner, std::less<>> numbers_;  // of the watcher's own salts
+  Caller caller_;
+  std::map<std::string, KvOwner, std::less<>> numbers_;  // by salt
   std::vector<KvOwnerUse> owners_;
   int salts_named_ = 0;
 };

@@ -31,7 +31,7 @@ void add_constants(const ServedModel& model, Json& shown) {
 }  // namespace
 
 KvWatch::KvWatch(Context context, std::shared_ptr<HttpReply> reply)
-    : context_(std::move(context)), reply_(std::move(reply)), maker_({context_.tenant}) {}
+    : context_(std::move(context)), reply_(std::move(reply)), maker_(context_.caller) {}
 
 void KvWatch::start(Context context, std::shared_ptr<HttpReply> reply) {
   const std::shared_ptr<KvWatch> watch(new KvWatch(std::move(context), std::move(reply)));
@@ -83,7 +83,7 @@ void KvWatch::tell(const KvFrame& frame) {
       last_tree_ = shown["tree"];
     }
   }
-  shown["recent"] = context_.recent.since(context_.tenant, last_request_);
+  shown["recent"] = context_.recent.since(context_.caller, last_request_);
   last_request_ = context_.recent.last_number();
   std::string events;
   add_named_event(is_first ? "snapshot" : "change", shown, events);
@@ -102,7 +102,7 @@ void KvWatch::end() {
 
 void send_kv_snapshot(const KvWatch::Context& context, const std::shared_ptr<HttpReply>& reply,
                       std::function<void(HttpResponse)> send) {
-  auto maker = std::make_shared<KvFrameMaker>(KvAccess{context.tenant});  // shared: see above
+  auto maker = std::make_shared<KvFrameMaker>(context.caller);  // shared: see above
   const bool accepted =
       context.engine.inspect([context, reply, maker, send](const EngineSnapshot& snapshot) {
         auto frame =
@@ -110,7 +110,7 @@ void send_kv_snapshot(const KvWatch::Context& context, const std::shared_ptr<Htt
         reply->post([context, frame, send] {
           Json shown = frame_to_json(*frame, context.model, nullptr);
           add_constants(context.model, shown);
-          shown["recent"] = context.recent.since(context.tenant, 0);
+          shown["recent"] = context.recent.since(context.caller, 0);
           send(json_response(shown));
         });
       });

@@ -23,7 +23,7 @@ class KvWatch : public std::enable_shared_from_this<KvWatch> {
     const ServedModel& model;
     EngineThread& engine;
     const RecentRequests& recent;
-    std::string tenant;
+    Caller caller;
     std::function<bool()> is_over;  // the server is shutting down
     std::function<void()> done;     // called once, when the reader has gone or the stream ended
   };

@@ -97,16 +97,9 @@ void write_reuse(const KvCounters& counters, Writer& writer) {
   }
   writer.begin("prefix_cache_misses_total", "counter",
                "Look-ups that did not find all they could use, by reason.");
-  // Whoever has a key reads this: that another tenant has the same beginning must not show.
-  const auto count_of = [&](MissReason reason) {
-    return counters.misses[static_cast<size_t>(reason)];
-  };
   for (int i = 1; i < kMissReasons; ++i) {
     const auto reason = static_cast<MissReason>(i);
-    if (reason == MissReason::kOtherSalt) continue;
-    const int64_t hidden =
-        reason == MissReason::kNeverSeen ? count_of(MissReason::kOtherSalt) : int64_t{0};
-    writer.sample("prefix_cache_misses_total", count_of(reason) + hidden,
+    writer.sample("prefix_cache_misses_total", counters.misses[static_cast<size_t>(i)],
                   fmt::format("reason=\"{}\"", miss_reason_name(reason)));
   }
 }

@@ -47,63 +47,27 @@ Json props_to_json(const ServedModel& model) {
           {"build_info", std::string("quipu ") + QUIPU_VERSION}};
 }
 
-Json slots_to_json(const ServedModel& model, const EngineSnapshot& snapshot) {
+Json slots_to_json(const ServedModel& model, const EngineSnapshot& snapshot, const Caller& caller) {
   Json slots = Json::array();
-  for (int place = 0; place < model.parallel(); ++place) {
-    slots.push_back({{"id", place}, {"n_ctx", model.token_limit()}, {"is_processing", false}});
+  const auto add_free = [&] {
+    slots.push_back(
+        {{"id", slots.size()}, {"n_ctx", model.token_limit()}, {"is_processing", false}});
+  };
+  if (caller.is_operator()) {
+    for (int place = 0; place < model.parallel(); ++place) add_free();
   }
   for (const EngineSnapshot::Task& task : snapshot.running) {
-    Json& slot = slots[static_cast<size_t>(task.place)];
+    if (!caller.sees(task.tenant)) continue;
+    if (!caller.is_operator()) add_free();
+    Json& slot = caller.is_operator() ? slots[static_cast<size_t>(task.place)] : slots.back();
     slot["is_processing"] = true;
-    slot["id_task"] = task.id.value();
+    // Numbers of requests count those of all tenants.
+    if (caller.is_operator()) slot["id_task"] = task.id.value();
     slot["n_prompt_tokens"] = task.prompt_tokens;
     slot["n_prompt_tokens_processed"] = std::min(task.computed_tokens, task.prompt_tokens);
     slot["n_decoded"] = task.output_tokens;
   }
   return slots;
-}
-
-Json kv_to_json(const EngineSnapshot& snapshot) {
-  const KvStorage& storage = snapshot.engine.kv();
-  const KvCache& cache = snapshot.engine.scheduler().cache();
-  const KvCounters& counters = cache.counters();
-  Json groups = Json::array();
-  for (int group = 0; group < cache.num_groups(); ++group) {
-    const KvGroupSpec& spec = storage.spec().groups[static_cast<size_t>(group)];
-    const KvBlockStates states = cache.block_states(group);
-    Json shown = {{"layers", spec.layers.size()},
-                  {"block_bytes", spec.block_bytes},
-                  {"bytes_per_token", spec.bytes_per_token()},
-                  {"window", nullptr},
-                  {"blocks",
-                   {{"total", cache.total_blocks(group)},
-                    {"free", states.free},
-                    {"open", states.open},
-                    {"closed", states.closed},
-                    {"cached", states.cached},
-                    {"in_flight", states.in_flight}}}};
-    if (spec.lifetime.is_windowed()) shown["window"] = spec.lifetime.window;
-    groups.push_back(std::move(shown));
-  }
-  return {{"bytes", storage.bytes()},
-          {"block_tokens", storage.spec().block_tokens},
-          {"bytes_per_token", storage.spec().bytes_per_token()},
-          {"token_limit", snapshot.engine.scheduler().token_limit()},
-          {"groups", std::move(groups)},
-          {"requests",
-           {{"running", snapshot.engine.scheduler().num_running()},
-            {"waiting", snapshot.engine.scheduler().num_waiting() + snapshot.waiting}}},
-          {"counters",
-           {{"lookups", counters.lookups},
-            {"lookups_hit", counters.lookups_hit},
-            {"tokens_looked_up", counters.tokens_looked_up},
-            {"tokens_reused", counters.tokens_reused},
-            {"blocks_shared", counters.blocks_shared},
-            {"blocks_copied", counters.blocks_copied},
-            {"blocks_published", counters.blocks_published},
-            {"blocks_folded", counters.blocks_folded},
-            {"blocks_evicted", counters.blocks_evicted},
-            {"window_blocks_left", counters.window_blocks_left}}}};
 }
 
 ApiResult<Json> tokenize_json(const Json& body, const ServedModel& model) {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "server/access.h"
 #include "server/json_body.h"
 #include "server/metrics_text.h"
 #include "server/served_model.h"
@@ -13,12 +14,10 @@ namespace quipu {
 Json models_to_json(const ServedModel& model);
 Json model_to_json(const ServedModel& model, const std::string& name);
 
-// llama.cpp's /props and /slots. A slot here is a place in the engine; it binds no memory.
+// llama.cpp's /props and /slots. A slot here is a place in the engine; it binds no memory. A tenant
+// sees those that its own requests have, counted from 0.
 Json props_to_json(const ServedModel& model);
-Json slots_to_json(const ServedModel& model, const EngineSnapshot& snapshot);
-
-// /v1/kv: memory, blocks by state, counters since the start.
-Json kv_to_json(const EngineSnapshot& snapshot);
+Json slots_to_json(const ServedModel& model, const EngineSnapshot& snapshot, const Caller& caller);
 
 // llama.cpp's /tokenize {"content", "add_special", "parse_special", "with_pieces"} and /detokenize
 // {"tokens"}.

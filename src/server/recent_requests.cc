@@ -52,12 +52,9 @@ Json to_json(int64_t number, const RecentRequests::Entry& entry) {
 
 }  // namespace
 
-void RecentRequests::add(const ServedModel& model, const GenerationSpec& spec, Entry entry,
-                         bool shows_others) {
-  RequestStats& stats = entry.outcome.stats;
+void RecentRequests::add(const ServedModel& model, const GenerationSpec& spec, Entry entry) {
+  const RequestStats& stats = entry.outcome.stats;
   if (stats.finished_ns == 0) return;  // refused, or the client left: nothing to tell
-  if (!shows_others && stats.reuse.reason == MissReason::kOtherSalt)
-    stats.reuse.reason = MissReason::kNeverSeen;
   const std::vector<TokenId>& prompt = spec.prompts.front().tokens;
   const auto at = static_cast<size_t>(stats.reuse.reused());
   if (stats.reuse.reason != MissReason::kNone && at < prompt.size()) {
@@ -69,10 +66,13 @@ void RecentRequests::add(const ServedModel& model, const GenerationSpec& spec, E
   if (entries_.size() > kEntriesMax) entries_.pop_front();
 }
 
-Json RecentRequests::since(std::string_view tenant, int64_t after) const {
+Json RecentRequests::since(const Caller& caller, int64_t after) const {
   Json list = Json::array();
   for (const auto& [number, entry] : entries_) {
-    if (number > after && entry.tenant == tenant) list.push_back(to_json(number, entry));
+    if (number <= after || !caller.sees(entry.tenant)) continue;
+    list.push_back(to_json(number, entry));
+    if (caller.is_operator() && !entry.tenant.empty())
+      list.back()["tenant"] = tenant_label(entry.tenant);
   }
   return list;
 }

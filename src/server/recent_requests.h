@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "server/access.h"
 #include "server/generation_call.h"
 #include "server/served_model.h"
 
@@ -22,12 +23,11 @@ class RecentRequests {
     std::string cached;   // what the cache had there, if it had anything and was asked
   };
 
-  // Keeps what became of a call. `shows_others`: whether the tenant may know what lies under other
-  // salts than its own.
-  void add(const ServedModel& model, const GenerationSpec& spec, Entry entry, bool shows_others);
+  // Keeps what became of a call.
+  void add(const ServedModel& model, const GenerationSpec& spec, Entry entry);
 
-  // Those of a tenant with a number above `after`, the oldest first.
-  Json since(std::string_view tenant, int64_t after) const;
+  // Those that the caller may see with a number above `after`, the oldest first.
+  Json since(const Caller& caller, int64_t after) const;
   int64_t last_number() const { return last_number_; }
 
  private:

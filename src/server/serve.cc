@@ -75,8 +75,9 @@ Status serve(LoadedModel& model, const ServeOptions& options,
                          ServedModel::create(model, options.names, options.parallel));
   QUIPU_ASSIGN_OR_RETURN(AccessLog log, AccessLog::open(options.access_log));
   ApiKeys keys;
-  for (const std::string& key : options.api_keys) keys.add(key);
+  for (const ApiKey& key : options.api_keys) keys.add(key);
   ApiServerConfig config;
+  config.open_metrics = options.open_metrics;
   if (keys.empty() && !options.allow_open) config.allowed_hosts = options.allowed_hosts;
 
   EngineThread engine(model, {.running_max = options.parallel, .waiting_max = options.queue});

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "app/assemble.h"
+#include "server/access.h"
 #include "server/http_server.h"
 
 namespace quipu {
@@ -14,7 +15,8 @@ namespace quipu {
 struct ServeOptions {
   HttpServerConfig http;
   std::vector<std::string> names;          // of the model, for clients; REQUIRES: not empty
-  std::vector<std::string> api_keys;       // any of them opens the server; none: it is open
+  std::vector<ApiKey> api_keys;            // any of them opens the server; none: it is open
+  bool open_metrics = false;               // /metrics needs no key
   bool allow_open = false;                 // other machines may use it without a key
   std::vector<std::string> allowed_hosts;  // names in the Host header beside loopback ones
   int parallel = 16;                       // requests computed at once

@@ -88,20 +88,57 @@ TEST(ApiKeys, OpenTheServerAndKeepTenantsApart) {
     return result;
   };
   const ApiKeys none;
-  EXPECT_EQ(none.tenant_of({}), "");
+  ASSERT_TRUE(none.caller_of({}).has_value());
+  EXPECT_EQ(none.caller_of({})->tenant, "");
+  EXPECT_TRUE(none.caller_of({})->is_operator());
   ApiKeys keys;
-  keys.add("alpha");
-  keys.add("beta");
-  const auto alpha = keys.tenant_of(head("authorization", "Bearer alpha"));
+  keys.add({.key = "alpha", .tenant = {}, .role = {}});
+  keys.add({.key = "beta", .tenant = {}, .role = {}});
+  const auto tenant_of = [&](const HttpHead& asks) {
+    const std::optional<Caller> caller = keys.caller_of(asks);
+    return caller.has_value() ? std::optional(caller->tenant) : std::nullopt;
+  };
+  const auto alpha = tenant_of(head("authorization", "Bearer alpha"));
   ASSERT_TRUE(alpha.has_value());
-  EXPECT_EQ(keys.tenant_of(head("authorization", "bearer alpha")), alpha);
-  EXPECT_EQ(keys.tenant_of(head("x-api-key", "alpha")), alpha);
-  EXPECT_NE(keys.tenant_of(head("x-api-key", "beta")), alpha);
+  EXPECT_EQ(tenant_of(head("authorization", "bearer alpha")), alpha);
+  EXPECT_EQ(tenant_of(head("x-api-key", "alpha")), alpha);
+  EXPECT_NE(tenant_of(head("x-api-key", "beta")), alpha);
   EXPECT_EQ(alpha->find("alpha"), std::string::npos);
   for (const char* wrong : {"", "alph", "alphaa", "Alpha", "Bearer alpha"})
-    EXPECT_EQ(keys.tenant_of(head("x-api-key", wrong)), std::nullopt) << wrong;
-  EXPECT_EQ(keys.tenant_of(head("authorization", "Basic alpha")), std::nullopt);
-  EXPECT_EQ(keys.tenant_of({}), std::nullopt);
+    EXPECT_EQ(tenant_of(head("x-api-key", wrong)), std::nullopt) << wrong;
+  EXPECT_EQ(tenant_of(head("authorization", "Basic alpha")), std::nullopt);
+  EXPECT_EQ(tenant_of({}), std::nullopt);
+}
+
+TEST(ApiKeys, RolesAndTenants) {
+  const auto caller = [](std::initializer_list<const char*> lines, const char* key) {
+    ApiKeys keys;
+    for (const char* line : lines) keys.add(ApiKey::parse(line).value());
+    HttpHead head;
+    head.headers.emplace_back("x-api-key", key);
+    return keys.caller_of(head).value();
+  };
+  // Who is alone sees all; with others, who is said to.
+  EXPECT_TRUE(caller({"a"}, "a").is_operator());
+  EXPECT_TRUE(caller({"a tenant=x", "b  tenant=x"}, "b").is_operator());
+  EXPECT_FALSE(caller({"a role=user"}, "a").is_operator());
+  EXPECT_FALSE(caller({"a", "b"}, "a").is_operator());
+  EXPECT_TRUE(caller({"a", "b\trole=operator tenant=ops\r"}, "b").is_operator());
+  // Keys of one tenant share; a name is never another's beginning, nor what a key alone becomes.
+  const std::initializer_list<const char*> lines = {"a tenant=x", "b tenant=x", "c tenant=xy", "d"};
+  EXPECT_EQ(caller(lines, "a").tenant, caller(lines, "b").tenant);
+  EXPECT_FALSE(caller(lines, "c").tenant.starts_with(caller(lines, "a").tenant));
+  EXPECT_FALSE(caller(lines, "a").sees(caller(lines, "c").tenant));
+  EXPECT_TRUE(caller(lines, "a").sees(caller(lines, "b").tenant));
+  EXPECT_EQ(tenant_label(caller(lines, "c").tenant), "xy");
+  EXPECT_EQ(tenant_label(caller(lines, "d").tenant).substr(0, 4), "key ");
+  for (const char* wrong :
+       {"secret role=boss", "secret tenant=", "secret tenant=a/b", "secret word",
+        "secret role=user role=user", "secret tenant=a tenant=b"}) {
+    const Result<ApiKey> parsed = ApiKey::parse(wrong);
+    ASSERT_FALSE(parsed.ok()) << wrong;
+    EXPECT_EQ(parsed.status().message().find("secret"), std::string::npos);
+  }
 }
 
 TEST(Hosts, NamesAndLoopback) {

@@ -36,6 +36,23 @@ function tile(label, value, note) {
   return h("div", { class: "tile" }, h("span", { class: "label" }, label), h("span", { class: "value" }, value), h("span", { class: "note" }, note));
 }
 
+const showsAll = () => state.scope === "all";
+
+// What a tenant can be told: of its own requests only.
+function showOwnTiles() {
+  const { recent, requests } = state;
+  let held = 0, total = 0;
+  for (const group of state.groups) {
+    total += group.total;
+    held += group.total - group.states[0];
+  }
+  const sum = (name) => recent.reduce((all, request) => all + request[name], 0);
+  byId("tiles").replaceChildren(
+    tile("Prompts from cache", percent(sum("cached_tokens"), sum("prompt_tokens")), `${count(sum("cached_tokens"))} of ${plural(sum("prompt_tokens"), "token")}, of the requests below`),
+    tile("Your blocks", percent(held, total), `${count(held)} of ${count(total)} in the pool`),
+    tile("Running", count(requests.running.length), `${count(requests.waiting)} waiting`));
+}
+
 function showTiles() {
   const { counters, requests } = state;
   let held = 0, total = 0;
@@ -81,14 +98,17 @@ function showMemory() {
     h("h3", {}, "By tier"), h("ul", { class: "usages" }, tiers),
     h("h3", {}, "By format"), h("ul", { class: "usages" }, [...formats].map(([name, [part, whole]]) => bar(name, part, whole, `${bytes(part)} of ${bytes(whole)}`))),
     h("h3", {}, "By salt"), owners.length ? h("ul", { class: "usages" }, owners) : h("p", { class: "small muted" }, "Nothing is kept yet."),
-    h("p", { class: "small muted" }, `A block holds ${state.block_tokens} tokens. Bookkeeping: ${bytes(state.index_bytes)}.`));
+    h("p", { class: "small muted" }, `A block holds ${state.block_tokens} tokens.${showsAll() ? ` Bookkeeping: ${bytes(state.index_bytes)}.` : ""}`));
 }
 
 function showAll(told) {
-  showTiles();
+  byId("charts-panel").hidden = !showsAll();
+  byId("scope-note").hidden = showsAll();
+  if (showsAll()) showTiles();
+  else showOwnTiles();
   map.show(state);
   showMemory();
-  charts.add(state);
+  if (showsAll()) charts.add(state);
   showRunning(state);
   if (told.recent?.length || !byId("recent").childElementCount) showRecent(state);
   if (told.tree) showTree(state);

@@ -43,7 +43,7 @@ function promptBar(request) {
 }
 
 function element(request) {
-  const facts = [new Date(request.ended_ms).toLocaleTimeString("en-GB"), request.path,
+  const facts = [new Date(request.ended_ms).toLocaleTimeString("en-GB"), request.tenant, request.path,
                  request.first_token_ms !== null && `first token ${duration(request.first_token_ms / 1000)}`,
                  `${plural(request.completion_tokens, "token")}${request.decode_tokens_per_s > 0 ? ` at ${count(request.decode_tokens_per_s)}/s` : ""}`,
                  request.preemptions > 0 && plural(request.preemptions, "preemption"), request.finish].filter(Boolean);

@@ -3,10 +3,12 @@
 import email.utils
 import http.client
 import json
+import pathlib
+import tempfile
 import time
 import unittest
 
-from quipu_server import MODEL, SHARED, ServerTest
+from quipu_server import MODEL, SHARED, Server, ServerTest
 
 PROMPT = {"prompt": "Once upon a time", "seed": 1, "max_tokens": 12}
 CHAT = {"messages": [{"role": "user", "content": "Tell me a story."}], "seed": 1, "max_tokens": 12}
@@ -214,8 +216,12 @@ class Schema(ServerTest):
         self.conforms(self.server.json("POST", "/v1/completions", {}, status=400), "ErrorResponse")
 
 
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
 class Keys(ServerTest):
-    flags = ("--api-key", "alpha", "--api-key", "beta")
+    flags = ("--api-key", "alpha", "--api-key", "beta", "--operator-key", "boss")
 
     def test_a_key_is_needed_but_for_health(self):
         self.server.get("/health")
@@ -249,12 +255,84 @@ class Keys(ServerTest):
         self.assertGreater(cached("alpha"), 32)
         self.assertEqual(cached("beta"), 0)
         self.assertGreater(cached("beta"), 32)
-        # Nor do they hear that another has the same.
-        metrics = self.server.send("GET", "/metrics", headers={"Authorization": "Bearer beta"}).read().decode()
+        # Nor do they hear that another has the same: operators do.
+        metrics = self.server.send("GET", "/metrics", headers=bearer("boss")).read().decode()
         misses = {line.split('reason="')[1].split('"')[0]: int(line.rsplit(" ", 1)[1])
                   for line in metrics.splitlines() if line.startswith("quipu_prefix_cache_misses_total{")}
-        self.assertNotIn("other_salt", misses)
-        self.assertEqual(misses["never_seen"], 2)
+        self.assertEqual((misses["never_seen"], misses["other_salt"]), (1, 1))
+
+
+class Tenants(ServerTest):
+    flags = Keys.flags
+
+    def test_tenants_see_their_own_and_operators_all(self):
+        story = "The badger and the otter built a small house by the sea. "
+        for key in ("alpha", "beta"):
+            for text in (story * 6, story * 5 + "Then came the rain."):
+                self.server.post("/v1/completions", {"prompt": text, "max_tokens": 1}, headers=bearer(key))
+        snapshots = {key: self.server.get("/v1/kv/snapshot", headers=bearer(key)) for key in ("alpha", "beta", "boss")}
+        own = {key: sum(snapshot["groups"][0]["states"][1:]) for key, snapshot in snapshots.items()}
+        self.assertGreater(min(own.values()), 0)
+        self.assertEqual(own["alpha"] + own["beta"], own["boss"])
+        self.assertEqual([len(snapshots[key]["owners"]) for key in own], [1, 1, 2])
+        self.assertGreaterEqual(len(snapshots["boss"]["recent"]),
+                                len(snapshots["alpha"]["recent"]) + len(snapshots["beta"]["recent"]))
+        self.assertTrue(all("tenant" in request for request in snapshots["boss"]["recent"]))
+        for key in ("alpha", "beta"):
+            self.assertEqual(snapshots[key]["scope"], "tenant")
+            for total in ("counters", "latency", "tier", "index_bytes"):
+                self.assertNotIn(total, snapshots[key])
+            # Its blocks come first, wherever they lie.
+            held = [sum(cell[1:5]) for cell in snapshots[key]["groups"][0]["cells"]]
+            self.assertEqual(held, sorted(held, reverse=True))
+            kv = self.server.get("/v1/kv", headers=bearer(key))
+            self.assertEqual(kv["scope"], "tenant")
+            self.assertNotIn("counters", kv)
+            self.assertNotIn("free", kv["groups"][0]["blocks"])
+            self.assertEqual(sum(kv["groups"][0]["blocks"][state] for state in ("open", "closed", "cached")), own[key])
+            self.refused(403, "GET", "/metrics", headers=bearer(key), code="operator_only")
+            self.assertEqual(self.server.get("/slots", headers=bearer(key)), [])
+        self.assertEqual(len(self.server.get("/slots", headers=bearer("boss"))), 16)
+
+    def test_a_running_request_shows_in_its_tenants_slots_only(self):
+        body = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+        stream = self.server.send("POST", "/v1/completions", body, bearer("alpha"))
+        stream.read(100)
+        slots = self.server.get("/slots", headers=bearer("alpha"))
+        self.assertEqual([slot["is_processing"] for slot in slots], [True])
+        self.assertNotIn("id_task", slots[0])
+        self.assertEqual(self.server.get("/slots", headers=bearer("beta")), [])
+        self.assertEqual(self.server.get("/v1/kv", headers=bearer("beta"))["requests"], {"running": 0, "waiting": 0})
+        self.assertEqual(self.server.get("/v1/kv", headers=bearer("boss"))["requests"]["running"], 1)
+        stream.close()
+
+
+class Roles(unittest.TestCase):
+    def start(self, *lines, flags=()):
+        with tempfile.TemporaryDirectory() as folder:
+            keys = pathlib.Path(folder, "keys")
+            keys.write_text("\n".join(lines) + "\n")
+            server = Server("--api-key-file", keys, *flags)
+        self.addCleanup(server.stop)
+        return server
+
+    def test_who_is_alone_sees_all(self):
+        server = self.start("one tenant=team", "two tenant=team")
+        self.assertEqual(server.send("GET", "/metrics", headers=bearer("two")).read()[:6], b"# HELP")
+        story = {"prompt": "The elephant and the hare walked to the river. " * 8, "max_tokens": 1}
+        server.post("/v1/completions", story, headers=bearer("one"))
+        usage = server.post("/v1/completions", story, headers=bearer("two"))["usage"]
+        self.assertGreater(usage["prompt_tokens_details"]["cached_tokens"], 32)
+
+    def test_metrics_can_be_opened(self):
+        server = self.start("one", "two", "three tenant=ops role=operator", flags=("--open-metrics",))
+        self.assertEqual(server.send("GET", "/metrics").status, 200)
+        self.assertEqual(server.send("GET", "/v1/kv").status, 401)
+        server = self.start("one", "two", "three tenant=ops role=operator")
+        for headers, status in (({}, 401), (bearer("one"), 403), (bearer("three"), 200)):
+            response = server.send("GET", "/metrics", headers=headers)
+            response.read()
+            self.assertEqual(response.status, status)
 
 
 if __name__ == "__main__":
