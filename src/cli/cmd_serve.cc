@@ -105,7 +105,8 @@ void say_ready(const ServeFlags& flags, const LoadedModel& model, const std::str
                 {"token_limit", model.engine->scheduler().token_limit()},
                 {"parallel", serve.parallel}});
   }
-  print_note(flags.output, fmt::format("{} on http://{}{}", serve.names.front(), address,
+  print_note(flags.output, fmt::format("{} on http{}://{}{}", serve.names.front(),
+                                       serve.http.key_file.empty() ? "" : "s", address,
                                        serve.api_keys.empty() ? "" : ", with API keys"));
   print_note(flags.output, model.kv_note);
   print_note(flags.output,
@@ -168,6 +169,9 @@ void add_server_flags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--api-key-file", flags.api_key_file,
                      "Keys, one per line: KEY [tenant=NAME] [role=user|operator]");
   command.add_flag("--open-metrics", serve.open_metrics, "Answer /metrics without a key");
+  command.add_option("--ssl-cert-file", serve.http.certificate_file,
+                     "Certificate chain in PEM form, for HTTPS; read again on SIGHUP");
+  command.add_option("--ssl-key-file", serve.http.key_file, "Its private key in PEM form");
   command.add_flag("--allow-open", serve.allow_open, "Let other machines use it without a key");
   command
       .add_option("--allow-host", serve.allowed_hosts,

@@ -12,6 +12,8 @@
 #include <optional>
 #include <string>
 
+#include "server/http_transport.h"
+
 namespace quipu {
 
 namespace {
@@ -82,31 +84,41 @@ class Exchange : public HttpReply {
 
 // A connection: requests one after the other, each answered before the next is read.
 //
-//   idle -> header -> body -> handling -> idle ...      or: any -> lingering -> closed
+//   (handshake ->) idle -> header -> body -> handling -> idle ...      or: any -> lingering ->
+//   closed
 //
 // While a request is handled, a read is outstanding all the same: it sees the client go away, and
 // keeps the beginning of a request that was sent ahead.
 class Connection : public HttpConnection, public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServerState& server, tcp::socket socket)
-      : server_(server), socket_(std::move(socket)), deadline_(server.io), ping_timer_(server.io) {
+      : server_(server),
+        transport_(std::move(socket), server.tls),
+        deadline_(server.io),
+        ping_timer_(server.io) {
     server_.connections.insert(this);
   }
   ~Connection() override { server_.connections.erase(this); }
 
   void start() {
     error_code ignored;
-    socket_.set_option(tcp::no_delay(true), ignored);
-    socket_.set_option(tcp::socket::send_buffer_size(server_.config.send_buffer_bytes), ignored);
-    if (static_cast<int>(server_.connections.size()) > server_.config.connections_max) {
-      refuse(503, "too many connections");
-      return;
-    }
-    await_request(server_.config.header_timeout);
+    transport_.socket().set_option(tcp::no_delay(true), ignored);
+    transport_.socket().set_option(tcp::socket::send_buffer_size(server_.config.send_buffer_bytes),
+                                   ignored);
+    const bool too_many =
+        static_cast<int>(server_.connections.size()) > server_.config.connections_max;
+    // The answer would need a handshake, which is what there is no room for.
+    if (too_many && transport_.is_tls()) return close();
+    if (too_many) return refuse(503, "too many connections");
+    if (!transport_.is_tls()) return await_request(server_.config.header_timeout);
+    state_ = State::kHandshake;
+    arm_deadline(server_.config.header_timeout);
+    transport_.async_handshake(
+        [self = shared_from_this()](error_code error) { self->on_handshake(error); });
   }
 
   void drain() override {
-    if (state_ == State::kIdle) close();
+    if (state_ == State::kIdle || state_ == State::kHandshake) close();
   }
 
   void respond(const HttpResponse& response) {
@@ -160,7 +172,15 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
   }
 
  private:
-  enum class State { kIdle, kHeader, kBody, kHandling, kLingering, kClosed };
+  enum class State { kHandshake, kIdle, kHeader, kBody, kHandling, kLingering, kClosed };
+
+  void on_handshake(error_code error) {
+    if (state_ != State::kHandshake) return;
+    if (!error) return await_request(server_.config.header_timeout);
+    if (!is_plain_http(error)) return close();
+    transport_.drop_tls();
+    refuse(400, "this port speaks HTTPS, and the request came in plain HTTP; use https://");
+  }
 
   // ---- reading
 
@@ -170,7 +190,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
     if (sent_ahead && !watching_) return read_header();
     arm_deadline(sent_ahead ? server_.config.header_timeout : patience);
     error_code ignored;
-    if (sent_ahead) socket_.cancel(ignored);  // on_watched() goes on
+    if (sent_ahead) transport_.socket().cancel(ignored);  // on_watched() goes on
     watch();
   }
 
@@ -178,17 +198,18 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
   void watch() {
     if (watching_ || input_.size() >= kReadAhead) return;
     watching_ = true;
-    socket_.async_read_some(input_.prepare(kReadPiece),
-                            [self = shared_from_this()](error_code error, size_t count) {
-                              self->watching_ = false;
-                              self->on_watched(error, count);
-                            });
+    transport_.async_read_some(input_.prepare(kReadPiece),
+                               [self = shared_from_this()](error_code error, size_t count) {
+                                 self->watching_ = false;
+                                 self->on_watched(error, count);
+                               });
   }
 
   void on_watched(error_code error, size_t count) {
     if (state_ == State::kClosed) return;
     const bool sent_ahead = state_ == State::kIdle && input_.size() > 0;
     if (error == asio::error::operation_aborted && sent_ahead) return read_header();
+    if (state_ == State::kLingering && transport_.is_tls()) return linger_on();
     if (error) return gone();
     if (state_ == State::kLingering) return watch();  // discarded
     input_.commit(count);
@@ -203,7 +224,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
     parser_->body_limit(server_.config.body_bytes_max);
     arm_deadline(server_.config.header_timeout);
     http::async_read_header(
-        socket_, input_, *parser_,
+        transport_, input_, *parser_,
         [self = shared_from_this()](error_code error, size_t) { self->on_header(error); });
   }
 
@@ -221,7 +242,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
     arm_deadline(server_.config.body_timeout);
     const bool waits = boost::beast::iequals(parser_->get()[http::field::expect], "100-continue");
     if (!waits || parser_->is_done()) return read_body();
-    asio::async_write(socket_, asio::buffer(kContinue),
+    asio::async_write(transport_, asio::buffer(kContinue),
                       [self = shared_from_this()](error_code failed, size_t) {
                         if (self->state_ != State::kBody) return;
                         if (failed) return self->gone();
@@ -251,7 +272,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
   }
 
   void read_body() {
-    http::async_read(socket_, input_, *parser_,
+    http::async_read(transport_, input_, *parser_,
                      [self = shared_from_this()](error_code error, size_t) {
                        if (self->state_ != State::kBody) return;
                        if (error) return self->on_read_error(error);
@@ -318,7 +339,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
     arm_deadline(server_.config.write_timeout +
                  milliseconds(static_cast<int64_t>(1000 * sending_.size() / kBytesPerExtraSecond)));
     asio::async_write(
-        socket_, asio::buffer(sending_),
+        transport_, asio::buffer(sending_),
         [self = shared_from_this()](error_code error, size_t) { self->on_written(error); });
   }
 
@@ -348,10 +369,30 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
   // make the system throw the answer away. SOURCE: RFC 9112, section 9.6.
   void linger() {
     state_ = State::kLingering;
-    error_code ignored;
-    socket_.shutdown(tcp::socket::shutdown_send, ignored);
     input_.clear();
     arm_deadline(kLingerTime);
+    if (!transport_.is_tls()) return discard();
+    transport_.async_close_notify([self = shared_from_this()](error_code) {
+      self->close_notified_ = true;
+      self->linger_on();
+    });
+  }
+
+  // With TLS: the words of its end went out. What the client still sends is no more of its concern.
+  void linger_on() {
+    if (state_ != State::kLingering || !close_notified_) return;
+    error_code ignored;
+    if (watching_) {  // on_watched() comes back here
+      transport_.socket().cancel(ignored);
+      return;
+    }
+    transport_.drop_tls();
+    discard();
+  }
+
+  void discard() {
+    error_code ignored;
+    transport_.socket().shutdown(tcp::socket::shutdown_send, ignored);
     watch();
   }
 
@@ -360,7 +401,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
     disarm_deadline();
     ping_timer_.cancel();
     error_code ignored;
-    socket_.close(ignored);
+    transport_.socket().close(ignored);
   }
 
   // ---- time
@@ -384,14 +425,14 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
       error_code ignored;
       const State late = state_;
       state_ = State::kHandling;
-      socket_.cancel(ignored);
+      transport_.socket().cancel(ignored);
       asio::post(server_.io, [self = shared_from_this(), late] {
         self->refuse(
             408, late == State::kHeader ? "the header took too long" : "the body took too long");
       });
       return;
     }
-    gone();  // idle too long, or it does not read what it asked for
+    gone();  // no handshake, idle too long, or it does not read what it asked for
   }
 
   void arm_ping() {
@@ -408,12 +449,12 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
   static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
   HttpServerState& server_;
-  tcp::socket socket_;
+  HttpTransport transport_;
   asio::steady_timer deadline_, ping_timer_;
   uint64_t deadline_serial_ = 0;
   State state_ = State::kIdle;
   boost::beast::flat_buffer input_;
-  bool watching_ = false;
+  bool watching_ = false, close_notified_ = false;
   std::optional<http::request_parser<http::string_body>> parser_;
   HttpHead head_;
   std::string id_;

@@ -11,6 +11,7 @@
 
 #include "server/http_server.h"
 #include "server/request_id.h"
+#include "server/tls_context.h"
 
 namespace quipu {
 
@@ -29,11 +30,13 @@ struct HttpServerState {
       : config(settings), handler(handles), acceptor(io), accept_pause(io), signals(io) {}
 
   Status listen();
+  Status load_tls();
   void accept();
   void wait_for_signal();
 
   const HttpServerConfig config;
   HttpHandler& handler;
+  TlsContext tls;  // of new connections; null: plain HTTP
   // They register themselves; before io, which ends them.
   std::unordered_set<HttpConnection*> connections;
   boost::asio::io_context io{1};

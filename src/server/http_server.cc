@@ -3,6 +3,8 @@
 #include <sys/resource.h>
 
 #include <boost/asio/post.hpp>
+#include <csignal>
+#include <cstdio>
 
 #include "server/http_connection.h"
 
@@ -15,6 +17,8 @@ using asio::ip::tcp;
 using boost::system::error_code;
 
 constexpr std::chrono::milliseconds kAcceptPause{100};
+
+void log_note(const std::string& text) { std::fprintf(stderr, "quipu: %s\n", text.c_str()); }
 
 // As many files as the system allows: each connection is one.
 void raise_open_files_limit() {
@@ -49,6 +53,17 @@ Status open_listener(const HttpServerConfig& config, tcp::acceptor& acceptor) {
                     error == asio::error::address_in_use ? "; choose another --port" : "");
 }
 
+// Null for plain HTTP.
+Result<TlsContext> tls_of(const HttpServerConfig& config) {
+  if (config.certificate_file.empty() && config.key_file.empty()) return TlsContext();
+  if (config.certificate_file.empty() || config.key_file.empty()) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "HTTPS needs both --ssl-cert-file and --ssl-key-file; {} is missing",
+                      config.key_file.empty() ? "--ssl-key-file" : "--ssl-cert-file");
+  }
+  return load_tls_context(config.certificate_file, config.key_file);
+}
+
 }  // namespace
 
 Status check_can_listen(const HttpServerConfig& config) {
@@ -56,6 +71,8 @@ Status check_can_listen(const HttpServerConfig& config) {
   tcp::acceptor acceptor(io);
   return open_listener(config, acceptor);
 }
+
+Status check_tls(const HttpServerConfig& config) { return tls_of(config).status(); }
 
 Status check_host(const std::string& host) { return address_of(host).status(); }
 
@@ -65,6 +82,12 @@ bool is_loopback_host(const std::string& host) {
 }
 
 Status HttpServerState::listen() { return open_listener(config, acceptor); }
+
+Status HttpServerState::load_tls() {
+  QUIPU_ASSIGN_OR_RETURN(TlsContext loaded, tls_of(config));
+  tls = std::move(loaded);
+  return Status::ok_status();
+}
 
 void HttpServerState::accept() {
   acceptor.async_accept([this](error_code error, tcp::socket socket) {
@@ -84,7 +107,13 @@ void HttpServerState::accept() {
 void HttpServerState::wait_for_signal() {
   signals.async_wait([this](error_code error, int signal) {
     if (error) return;
-    on_signal(signal);
+    if (signal == SIGHUP) {
+      const Status status = load_tls();
+      log_note(status.ok() ? "the certificate was read again"
+                           : status.message() + "; the certificate from before stays");
+    } else {
+      on_signal(signal);
+    }
     wait_for_signal();
   });
 }
@@ -96,10 +125,12 @@ Result<std::unique_ptr<HttpServer>> HttpServer::create(const HttpServerConfig& c
                                                        HttpHandler& handler) {
   raise_open_files_limit();
   auto state = std::make_unique<HttpServerState>(config, handler);
+  QUIPU_RETURN_IF_ERROR(state->load_tls());
   QUIPU_RETURN_IF_ERROR(state->listen());
   // Before anybody hears that it is ready: a signal that comes then must not kill it.
   state->signals.add(SIGINT);
   state->signals.add(SIGTERM);
+  if (state->tls != nullptr) state->signals.add(SIGHUP);
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(state)));
 }
 

@@ -1,7 +1,7 @@
 // HttpServer: HTTP/1.1 on one thread: keep-alive, limits, server-sent events, graceful draining.
 //
 // Everything a client can do is bounded: connections, bytes and time of a header, bytes and time of
-// a body, time without a request, time to take what was sent. A client that closes its connection,
+// a body, of a TLS handshake, time without a request, time to take what was sent. A client that closes its connection,
 // or only its sending side, while an answer is under way counts as gone.
 // THREADS: run() is the server's thread; post(), stop() from any.
 #pragma once
@@ -20,6 +20,8 @@ namespace quipu {
 struct HttpServerConfig {
   std::string host = "127.0.0.1";  // an address, or "localhost"
   uint16_t port = 8080;            // 0: a free one
+  // PEM files: both, for HTTPS, or none. Read again on SIGHUP, for connections from then on.
+  std::string certificate_file, key_file;
   int connections_max = 4096;
   uint32_t header_bytes_max = 32 * 1024;
   uint64_t body_bytes_max = 16 * 1024 * 1024;
@@ -40,7 +42,8 @@ class HttpServer {
  public:
   // Binds and listens; from now on SIGINT and SIGTERM wait for run(). OWNS: nothing given; the
   // handler must outlive the server.
-  // ERRORS: kInvalidArgument (no such address), kIo (in use, not allowed) with what to do.
+  // ERRORS: kInvalidArgument (no such address), kIo (in use, not allowed) with what to do; as
+  // check_tls().
   static Result<std::unique_ptr<HttpServer>> create(const HttpServerConfig& config,
                                                     HttpHandler& handler);
   ~HttpServer();
@@ -74,6 +77,10 @@ class HttpServer {
 
 // Whether a server could listen now. ERRORS: as HttpServer::create().
 Status check_can_listen(const HttpServerConfig& config);
+
+// Whether the configuration's certificate and key can be served with, if it names any.
+// ERRORS: kInvalidArgument (one without the other), and as load_tls_context().
+Status check_tls(const HttpServerConfig& config);
 
 // ERRORS: kInvalidArgument when `host` is neither an address nor "localhost".
 Status check_host(const std::string& host);

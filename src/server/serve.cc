@@ -63,6 +63,7 @@ Status check_serve_options(const ServeOptions& options) {
                       "--allow-open if everybody may use this server",
                       options.http.host);
   }
+  QUIPU_RETURN_IF_ERROR(check_tls(options.http));
   QUIPU_RETURN_IF_ERROR(AccessLog::open(options.access_log).status());
   return check_can_listen(options.http);
 }

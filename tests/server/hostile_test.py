@@ -81,7 +81,7 @@ class Hostile(ServerTest):
         self.assertEqual(self.server.raw(b""), b"")
 
     def test_one_connection_many_requests(self):
-        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=20)
+        connection = self.server.http_connection()
         for _ in range(5):
             self.assertEqual(self.server.send("GET", "/health", connection=connection).read(), b'{"status":"ok"}')
             reply = self.server.send("POST", PATH, {"prompt": "The", "max_tokens": 2}, connection=connection)

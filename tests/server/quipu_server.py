@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("QUIPU_PROGRAM", str(ROOT / "build" / "release" / "quipu"))
 SHARED = pathlib.Path(os.environ.get("QUIPU_SHARED_DIR", ROOT.parent / "shared"))
 MODEL = ROOT / "models" / "quipu-stories-q8_0.gguf"
+DATA = pathlib.Path(__file__).resolve().parent / "data"
 TIME_OUT_S = 120
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -56,10 +58,13 @@ class Server:
         connection.connect((self.host, self.port))
         return connection
 
+    def http_connection(self):
+        return http.client.HTTPConnection(self.host, self.port, timeout=TIME_OUT_S)
+
     def send(self, method, path, body=None, headers=None, connection=None):
         """One request; the http.client response, its body not read yet. On a connection of its own unless given one."""
         headers = {**({"Connection": "close"} if connection is None else {}), **(headers or {})}
-        connection = connection or http.client.HTTPConnection(self.host, self.port, timeout=TIME_OUT_S)
+        connection = connection or self.http_connection()
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
         if isinstance(body, str):
@@ -85,7 +90,7 @@ class Server:
                     if not piece:
                         return answer
                     answer += piece
-            except (ConnectionResetError, BrokenPipeError):
+            except (ConnectionResetError, BrokenPipeError, ssl.SSLError):
                 return answer
 
     def json(self, method, path, body=None, headers=None, status=200):
@@ -145,6 +150,32 @@ class Server:
         self.wait()
 
 
+def client_context(name="first"):
+    """Trusts the one certificate of this name."""
+    return ssl.create_default_context(cafile=DATA / f"{name}.crt")
+
+
+class TlsServer(Server):
+    """The same over HTTPS, with a certificate that its client checks."""
+
+    def __init__(self, *flags, name="first", **options):
+        super().__init__("--ssl-cert-file", DATA / f"{name}.crt", "--ssl-key-file", DATA / f"{name}.key", *flags, **options)
+
+    def plain_connect(self, receive_buffer=None):
+        return super().connect(receive_buffer)
+
+    def connect(self, receive_buffer=None, context=None):
+        connection = self.plain_connect(receive_buffer)
+        try:
+            return (context or client_context()).wrap_socket(connection, server_hostname="localhost")
+        except BaseException:
+            connection.close()
+            raise
+
+    def http_connection(self):
+        return http.client.HTTPSConnection(self.host, self.port, timeout=TIME_OUT_S, context=client_context())
+
+
 def parse_events(text):
     events = []
     for block in text.split("\n\n"):
@@ -161,13 +192,14 @@ class ServerTest(unittest.TestCase):
     """Tests that share one server, started with `flags`."""
 
     flags = ()
+    kind = Server
     server = None
 
     @classmethod
     def setUpClass(cls):
         if not MODEL.exists():
             raise unittest.SkipTest(f"the built-in model is not there: {MODEL}")
-        cls.server = Server(*cls.flags)
+        cls.server = cls.kind(*cls.flags)
 
     @classmethod
     def tearDownClass(cls):
