@@ -27,19 +27,22 @@ size_t key_tile_bytes(const KvLayerLayout& layout) {
   return bytes;
 }
 
-// Floats of 4 or 2 bytes, as they are.
-void lay_out_plain(KvLayerLayout& layout, size_t element_bytes, size_t tiles) {
+// Floats as they are, in words of 4 bytes: one element of one token (f32) or of two (bf16).
+void lay_out_plain(KvLayerLayout& layout, size_t run_tokens, size_t tiles) {
   const auto block_tokens = static_cast<size_t>(layout.block_tokens);
-  layout.value_row_bytes = static_cast<size_t>(layout.value_dim) * element_bytes;
+  layout.value_run_tokens = run_tokens;
+  layout.value_run_bytes = static_cast<size_t>(layout.value_dim) * 4;
+  const size_t value_bytes = block_tokens / run_tokens * layout.value_run_bytes;
   layout.value_offset = round_up(tiles * layout.key_tile_bytes, kAlign);
-  layout.used_bytes = tiles * layout.key_tile_bytes + block_tokens * layout.value_row_bytes;
-  layout.head_bytes = layout.value_offset + round_up(block_tokens * layout.value_row_bytes, kAlign);
+  layout.used_bytes = tiles * layout.key_tile_bytes + value_bytes;
+  layout.head_bytes = layout.value_offset + round_up(value_bytes, kAlign);
 }
 
 // The scales lie last. A kernel reads whole vectors of the last values: 64 bytes follow them.
 void lay_out_int8(KvLayerLayout& layout, size_t tiles) {
   const auto block_tokens = static_cast<size_t>(layout.block_tokens);
   const size_t scale_bytes = 2 * block_tokens;
+  layout.value_run_tokens = 4;
   layout.value_run_bytes = static_cast<size_t>(layout.value_dim) * 4;
   layout.value_offset = tiles * layout.key_tile_bytes;
   const size_t values_end = layout.value_offset + block_tokens / 4 * layout.value_run_bytes;
@@ -56,6 +59,7 @@ void lay_out_int4(KvLayerLayout& layout, size_t tiles) {
   const auto key_dim = static_cast<size_t>(layout.key_dim);
   const auto value_dim = static_cast<size_t>(layout.value_dim);
   const size_t value_scale_bytes = ceil_div(value_dim, kKvValueGroup) * block_tokens * 2;
+  layout.value_run_tokens = 8;
   layout.value_run_bytes = value_dim * 4;
   layout.value_offset = tiles * layout.key_tile_bytes;
   layout.value_scale_offset = layout.value_offset + block_tokens / 8 * layout.value_run_bytes;
@@ -112,7 +116,7 @@ KvLayerLayout make_kv_layer_layout(KvFormat format, int kv_heads, int key_dim, i
   const size_t tiles = static_cast<size_t>(block_tokens / kKvTileTokens);
   layout.key_tile_bytes = key_tile_bytes(layout);
   switch (format) {
-    case KvFormat::kF32: lay_out_plain(layout, 4, tiles); break;
+    case KvFormat::kF32: lay_out_plain(layout, 1, tiles); break;
     case KvFormat::kBF16: lay_out_plain(layout, 2, tiles); break;
     case KvFormat::kInt8: lay_out_int8(layout, tiles); break;
     case KvFormat::kInt4: lay_out_int4(layout, tiles); break;

@@ -16,9 +16,10 @@
 //             int4: for each group of 32 elements: scales and minima, bf16 [2][16]; then
 //                   [quads / 2][16][4] bytes, each with a code of an even quad in its low half and
 //                   one of the next quad in its high half
-//   V         f32, bf16: row-major, [block_tokens][value_dim]: lanes run along value_dim, tokens
-//                  add in order
-//             int8: [block_tokens / 4][value_dim][4] codes: quads of tokens, lanes along value_dim
+//   V         runs of one token or more, one run after another; lanes run along value_dim
+//             f32:  [block_tokens][value_dim] f32: runs of one token
+//             bf16: [block_tokens / 2][value_dim][2] bf16: pairs of tokens
+//             int8: [block_tokens / 4][value_dim][4] codes: quads of tokens
 //             int4: [block_tokens / 8][value_dim][4] bytes, two quads of tokens in each
 //   scales    int8: [2][block_tokens] bf16: of the keys, then of the values
 //             int4: scales, then minima of the values, [2][groups of 64][block_tokens] bf16
@@ -59,7 +60,7 @@ inline constexpr int kKvValueGroup = 64;  // and of a value
 inline constexpr int kKvCodedKeyDim = 16;  // shorter keys are never codes
 
 // Counts up when the bytes of a block change their meaning: part of every block's key.
-inline constexpr int kKvLayoutVersion = 2;
+inline constexpr int kKvLayoutVersion = 3;
 
 enum class KvFormat : uint8_t { kF32, kBF16, kInt8, kInt4 };
 
@@ -85,8 +86,8 @@ struct KvLayerLayout {
   // UNITS: bytes. Offsets are from the start of a head.
   size_t key_tile_bytes = 0;      // one tile of 16 tokens
   size_t value_offset = 0;        // a multiple of 64
-  size_t value_row_bytes = 0;     // f32, bf16: one token
-  size_t value_run_bytes = 0;     // int8: four tokens; int4: eight
+  size_t value_run_tokens = 0;    // 1 (f32), 2 (bf16), 4 (int8) or 8 (int4)
+  size_t value_run_bytes = 0;     // of so many tokens
   size_t key_scale_offset = 0;    // int8 keys
   size_t value_scale_offset = 0;  // int8, int4
   size_t value_min_offset = 0;    // int4

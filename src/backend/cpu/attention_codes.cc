@@ -134,7 +134,7 @@ void add_value_group(const AttentionJob& job, const AttentionUnit& unit, int chu
     const int tokens = run_in_block(job, t, last);
     const uint8_t* ahead = few ? after_values(job, unit, chunk, t, highest) : nullptr;
     kernel({value_data(job, unit, chunk_start(chunk) + t) + 4 * first_dim, layout.value_run_bytes,
-            tokens / static_cast<int>(job.run_tokens()), dim,
+            tokens / static_cast<int>(layout.value_run_tokens), dim,
             w.weights + static_cast<size_t>((t - first) / 4) * rows, rows, static_cast<int>(rows),
             w.sums, job.value_stride, few ? ahead + 4 * first_dim : nullptr});
     t += tokens;

@@ -45,33 +45,58 @@ void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, in
 
 namespace {
 
-// Adds tokens [from, to) of the chunk to the values of rows [first, last).
+// Weights of rows of the tile, run by run of tokens: words of 4 bytes, in place of the scores. (A
+// run of f32 is a token; in bf16 the two weights of a pair are one word.)
+void round_weights(const AttentionJob& job, int rows, AttentionWorkspace& w) {
+  if (job.view.layout.format == KvFormat::kF32) return;
+  for (int r = 0; r < rows; ++r) {
+    const int from = w.begin[r] / kLanes * kLanes;
+    if (w.begin[r] == w.end[r]) continue;
+    float* weights = w.scores + r * kChunk;
+    job.kernels.to_bf16(weights + from, reinterpret_cast<uint16_t*>(weights) + from,
+                        round_up(static_cast<uint64_t>(w.end[r] - from), kLanes));
+  }
+}
+
+// Adds tokens [from, to) of the chunk to the values of rows [first, last): whole runs, or a part of
+// one.
 void add_tokens(const AttentionJob& job, const AttentionUnit& unit, int chunk, int first, int last,
                 int from, int to, AttentionWorkspace& w) {
   const KvLayerLayout& layout = job.view.layout;
-  const auto kernel =
-      layout.format == KvFormat::kF32 ? job.kernels.values_f32 : job.kernels.values_bf16;
+  const auto run_tokens = static_cast<int>(layout.value_run_tokens);
+  const bool pairs = layout.format == KvFormat::kBF16;
+  const auto kernel = pairs ? job.kernels.values_bf16 : job.kernels.values_f32;
   const bool few = unit_rows(unit) <= kFewRows;
   while (from < to) {
     const int32_t position = chunk_start(chunk) + from;
-    const int tokens = std::min(to - from, layout.block_tokens - position % layout.block_tokens);
-    kernel({w.scores + first * kChunk + from, kChunk, value_data(job, unit, position),
-            layout.value_row_bytes, w.part_values + static_cast<size_t>(first) * job.value_stride,
-            job.value_stride, last - first, tokens, layout.value_dim,
-            few ? after_values(job, unit, chunk, from, to) : nullptr});
+    int tokens = std::min(to - from, layout.block_tokens - position % layout.block_tokens);
+    uint32_t mask = kAllTokens;
+    if (pairs && (from % 2 != 0 || tokens == 1)) {
+      mask = from % 2 != 0 ? 0xFFFF0000 : 0x0000FFFF;
+      tokens = 1;
+    } else {
+      tokens = tokens / run_tokens * run_tokens;
+    }
+    kernel({w.scores + first * kChunk + from / run_tokens, kChunk, value_data(job, unit, position),
+            layout.value_run_bytes, w.part_values + static_cast<size_t>(first) * job.value_stride,
+            job.value_stride, last - first, std::max(1, tokens / run_tokens), layout.value_dim,
+            mask, few ? after_values(job, unit, chunk, from, to) : nullptr});
     from += tokens;
   }
 }
 
-// Weighted values of a run of rows: what all of them see together, the rest row by row. Each row
-// adds its tokens in order, from its first to its last.
-void add_values_of_run(const AttentionJob& job, const AttentionUnit& unit, int chunk, int first,
-                       int last, AttentionWorkspace& w) {
+// Weighted values of a run of rows: the runs of tokens that all of them see whole together, the
+// rest row by row. Each row adds its tokens in order, from its first to its last.
+void add_values_of_rows(const AttentionJob& job, const AttentionUnit& unit, int chunk, int first,
+                        int last, AttentionWorkspace& w) {
+  const auto run_tokens = static_cast<int>(job.view.layout.value_run_tokens);
   int common_begin = 0, common_end = kChunk;
   for (int r = first; r < last; ++r) {
     common_begin = std::max(common_begin, w.begin[r]);
     common_end = std::min(common_end, w.end[r]);
   }
+  common_begin = (common_begin + run_tokens - 1) / run_tokens * run_tokens;
+  common_end = common_end / run_tokens * run_tokens;
   const bool common = common_begin < common_end;
   for (int r = first; r < last; ++r) {
     add_tokens(job, unit, chunk, r, r + 1, w.begin[r], common ? common_begin : w.end[r], w);
@@ -89,6 +114,7 @@ void add_values_plain(const AttentionJob& job, const AttentionUnit& unit, int ch
                       AttentionWorkspace& w) {
   const int rows = unit_rows(unit);
   std::fill(w.part_values, w.part_values + static_cast<size_t>(rows) * job.value_stride, 0.0f);
+  round_weights(job, rows, w);
   for (int r = 0; r < rows;) {
     if (w.begin[r] == w.end[r]) {
       ++r;
@@ -96,7 +122,7 @@ void add_values_plain(const AttentionJob& job, const AttentionUnit& unit, int ch
     }
     int last = r + 1;
     while (last < rows && w.begin[last] != w.end[last]) ++last;
-    add_values_of_run(job, unit, chunk, r, last, w);
+    add_values_of_rows(job, unit, chunk, r, last, w);
     r = last;
   }
 }

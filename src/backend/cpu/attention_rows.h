@@ -42,7 +42,6 @@ struct AttentionJob {
   bool has_value_codes() const { return kv_format_has_codes(view.layout.format); }
   bool has_int4_keys() const { return view.layout.key_format == KvFormat::kInt4; }
   bool has_int4_values() const { return view.layout.format == KvFormat::kInt4; }
-  size_t run_tokens() const { return has_int4_values() ? 8 : 4; }  // tokens in a run of values
 };
 
 // One thread's working memory for one tile of rows.
@@ -115,13 +114,12 @@ inline const uint8_t* key_tile(const AttentionJob& job, const AttentionUnit& uni
   return head_data(job, unit, position) + tile * layout.key_tile_bytes;
 }
 
-// The value of one token (floats), or the run of tokens that the position lies in (codes).
+// The run of values that the position lies in.
 inline const uint8_t* value_data(const AttentionJob& job, const AttentionUnit& unit,
                                  int32_t position) {
   const KvLayerLayout& layout = job.view.layout;
   const auto offset = static_cast<size_t>(position % layout.block_tokens);
-  const size_t at = job.has_value_codes() ? offset / job.run_tokens() * layout.value_run_bytes
-                                    : offset * layout.value_row_bytes;
+  const size_t at = offset / layout.value_run_tokens * layout.value_run_bytes;
   return head_data(job, unit, position) + layout.value_offset + at;
 }
 

@@ -334,9 +334,14 @@ std::vector<double> seen_query(const Shape& s, const float* q) {
   return seen;
 }
 
+struct ReferenceRow {
+  std::vector<double> out;
+  std::vector<double> size;  // of each output: the root of the sum of its squared terms
+};
+
 // One output row in double, from the stored keys and values of its KV head.
-std::vector<double> reference_row(const Shape& s, const Tokens& tokens, const Rows& keys,
-                                  const Rows& values, size_t t, int head) {
+ReferenceRow reference_row(const Shape& s, const Tokens& tokens, const Rows& keys,
+                           const Rows& values, size_t t, int head) {
   const auto kd = static_cast<size_t>(s.key_dim), vd = static_cast<size_t>(s.value_dim);
   const size_t first = s.window > 0 && t + 1 > static_cast<size_t>(s.window)
                            ? t + 1 - static_cast<size_t>(s.window)
@@ -361,14 +366,19 @@ std::vector<double> reference_row(const Shape& s, const Tokens& tokens, const Ro
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
-  std::vector<double> out(vd, 0.0);
+  ReferenceRow row{std::vector<double>(vd, 0.0), std::vector<double>(vd, 0.0)};
   for (size_t n = 0; n < seen.size(); ++n) {
     const double weight = std::exp(scores[n] - largest);
     sum += weight;
-    for (size_t d = 0; d < vd; ++d) out[d] += weight * values[seen[n]][d];
+    for (size_t d = 0; d < vd; ++d) {
+      const double term = weight * values[seen[n]][d];
+      row.out[d] += term;
+      row.size[d] += term * term;
+    }
   }
-  for (double& value : out) value /= sum;
-  return out;
+  for (double& value : row.out) value /= sum;
+  for (double& value : row.size) value = std::sqrt(value) / sum;
+  return row;
 }
 
 class AttentionTest : public testing::TestWithParam<std::tuple<Isa, Shape>> {
@@ -400,7 +410,11 @@ TEST_P(AttentionTest, MatchesDoubleReference) {
         // Queries and weights of 15 bits: each score is off by up to about 4 sigma of
         // 4 / 16256 / sqrt(12), each weight by half a step of 1 / 16256.
         if (kv_format_has_codes(s.format)) tolerance = 5 * 4 * 4 / 16256.0 / 3.46 + 5 / 32512.0;
-        ASSERT_NEAR(got, expected[d], tolerance) << "token " << t << " head " << h << " dim " << d;
+        // Weights in bf16: each term is off by up to 2^-8 of itself, by chance up or down: 4 sigma.
+        if (s.format == KvFormat::kBF16)
+          tolerance += 4 / std::sqrt(3.0) * 0x1p-8 * expected.size[d];
+        ASSERT_NEAR(got, expected.out[d], tolerance)
+            << "token " << t << " head " << h << " dim " << d;
       }
     }
   }

@@ -109,17 +109,22 @@ struct SoftmaxArgs {
   const float* bias = nullptr;
 };
 
-// values[r][d] += sum over t of weights[r][t] * v[t][d], tokens in order.
+// values[r][d] += sum over tokens of weight * value, run by run. A run is one token (f32), or two
+// (bf16): v[run][d] is then a pair, and so is a weight; a sum takes in the second token first.
 struct ValuesArgs {
-  const float* weights;  // SHAPE: [rows][weight_stride], at token 0
-  size_t weight_stride;
-  const uint8_t* v;  // SHAPE: [tokens][row_bytes]
-  size_t row_bytes;
+  const float* weights;  // SHAPE: [rows][weight_stride] f32 or pairs of bf16, at the first run
+  size_t weight_stride;  // UNITS: words of 4 bytes
+  const uint8_t* v;      // SHAPE: [runs][run_bytes]
+  size_t run_bytes;
   float* values;  // SHAPE: [rows][value_stride]
   size_t value_stride;
-  int rows, tokens, dim;
-  const uint8_t* ahead = nullptr;  // as in DotArgs: as many bytes as `tokens` rows of v have
+  int rows, runs, dim;
+  // bf16: the bits of a pair that are read, where not both tokens are seen: nothing is known of the
+  // other, not even that it is a number.
+  uint32_t mask;
+  const uint8_t* ahead = nullptr;  // as in DotArgs: as many bytes as the runs of v have
 };
+constexpr uint32_t kAllTokens = 0xFFFFFFFF;
 
 // The running result of one row over chunks.
 struct RowState {
@@ -171,7 +176,7 @@ struct KernelTable {
   void (*activation[kActivationCount])(const float* gate, const float* up, float* out, size_t n);
   void (*add)(const float* a, const float* b, float* out, size_t n);
   void (*soft_cap)(float* x, size_t n, float cap);
-  void (*to_bf16)(const float* x, uint16_t* out, size_t n);
+  void (*to_bf16)(const float* x, uint16_t* out, size_t n);  // out may be where x is
   int32_t (*arg_max)(const float* x, size_t n);
 
   // Sums of a buffer's bytes as words (read bandwidth); and loops that keep the multipliers busy.

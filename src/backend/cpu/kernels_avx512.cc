@@ -6,6 +6,7 @@
 #include "backend/cpu/kernels_dot.inc"
 #include "backend/cpu/kernels_pack.inc"
 #include "backend/cpu/kernels_math.inc"
+#include "backend/cpu/kernels_values.inc"
 #include "backend/cpu/kernels_measure.inc"
 #include "backend/cpu/kernels_table.inc"
 // clang-format on

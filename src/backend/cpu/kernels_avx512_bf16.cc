@@ -3,6 +3,7 @@
 
 // clang-format off: in the order of their dependence
 #include "backend/cpu/kernels_dot.inc"
+#include "backend/cpu/kernels_values.inc"
 #include "backend/cpu/kernels_measure.inc"
 // clang-format on
 
@@ -18,10 +19,17 @@ struct TileBf16Native : TileBf16 {
   }
 };
 
+struct ValueBf16Native : ValueBf16 {
+  static QUIPU_INLINE Vec step(const IntVec& weight, const IntVec& value, const Vec& sum) {
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)weight.v, (__m512bh)value.v)};
+  }
+};
+
 }  // namespace
 
 void use_avx512_bf16(KernelTable& table) {
   table.dot[static_cast<int>(Pack::kBf16)] = dot_plain<TileBf16Native>;
+  table.values_bf16 = weighted_floats<ValueBf16Native>;
   table.peak_bf16 = peak_plain<TileBf16Native, 2>;
 }
 

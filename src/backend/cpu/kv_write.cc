@@ -19,7 +19,7 @@ struct Writer {
   const KernelTable& kernels;
   const CodeKernels& codes;
   const KvLayerLayout& layout;
-  float* rotated;   // [key_dim, at least]
+  float* rotated;   // [the larger dimension]: also for rounded values
   float* mean;      // [key_dim]
   uint8_t* bytes;   // [the larger dimension rounded up to 16]
 
@@ -34,7 +34,7 @@ uint16_t load_u16(const std::byte* p) {
 }
 void store_u16(std::byte* p, uint16_t value) { std::memcpy(p, &value, sizeof(value)); }
 
-// One token of one head: its key goes into lane `offset % 16` of its tile, its value into its row.
+// One token of one head: its key goes into lane `offset % 16` of its tile, its value into its run.
 void write_key_plain(const Writer& w, std::byte* head, size_t offset, const float* k) {
   const size_t lane = offset % kTile;
   std::byte* tile = head + offset / kTile * w.layout.key_tile_bytes;
@@ -46,12 +46,17 @@ void write_key_plain(const Writer& w, std::byte* head, size_t offset, const floa
 }
 
 void write_value_plain(const Writer& w, std::byte* head, size_t offset, const float* v) {
-  std::byte* row = head + w.layout.value_offset + offset * w.layout.value_row_bytes;
-  if (w.layout.format == KvFormat::kF32) {
-    std::memcpy(row, v, w.layout.value_row_bytes);
-  } else {
-    w.kernels.to_bf16(v, reinterpret_cast<uint16_t*>(row), w.value_dim());
+  const KvLayerLayout& layout = w.layout;
+  std::byte* run =
+      head + layout.value_offset + offset / layout.value_run_tokens * layout.value_run_bytes;
+  if (layout.format == KvFormat::kF32) {
+    std::memcpy(run, v, layout.value_run_bytes);
+    return;
   }
+  auto* rounded = reinterpret_cast<uint16_t*>(w.rotated);
+  w.kernels.to_bf16(v, rounded, w.value_dim());
+  auto* pairs = reinterpret_cast<uint16_t*>(run) + offset % 2;
+  for (size_t d = 0; d < w.value_dim(); ++d) pairs[2 * d] = rounded[d];
 }
 
 void write_key_int8(const Writer& w, std::byte* head, size_t offset, const float* k) {

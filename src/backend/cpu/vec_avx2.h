@@ -170,10 +170,17 @@ QUIPU_INLINE __m256 widen_bf16(__m128i halves) {
 QUIPU_INLINE Vec load_bf16(const uint16_t* p) {
   return {widen_bf16(load_128(p)), widen_bf16(load_128(p + 8))};
 }
-QUIPU_INLINE Vec load_bf16_part(const uint16_t* p, int n) {
-  uint16_t padded[kLanes] = {};
-  for (int i = 0; i < n; ++i) padded[i] = p[i];
-  return load_bf16(padded);
+QUIPU_INLINE __m256i round_to_bf16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), high = _mm256_srli_epi32(bits, 16);
+  const __m256i even = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+}
+QUIPU_INLINE void store_bf16(uint16_t* p, const Vec& x) {
+  const __m256i words = _mm256_packus_epi32(round_to_bf16(x.a), round_to_bf16(x.b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xD8));
 }
 QUIPU_INLINE Vec load_u8(const uint8_t* p) {
   const __m128i bytes = load_128(p);
@@ -186,6 +193,14 @@ QUIPU_INLINE IntVec load_i8(const int8_t* p) {
 }
 QUIPU_INLINE IntVec load_int(const void* p) {
   return {load_256(p), load_256(static_cast<const char*>(p) + 32)};
+}
+QUIPU_INLINE IntVec load_int_part(const void* p, int n) {
+  const int* words = static_cast<const int*>(p);
+  return {_mm256_maskload_epi32(words, first_lanes(n)),
+          _mm256_maskload_epi32(words + 8, first_lanes(n - 8))};
+}
+QUIPU_INLINE IntVec int_and(const IntVec& x, const IntVec& y) {
+  return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
 }
 QUIPU_INLINE Vec pair_low(const IntVec& x) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(x.a, 16)),

@@ -112,8 +112,14 @@ QUIPU_INLINE Vec widen_bf16(__m256i halves) {
 QUIPU_INLINE Vec load_bf16(const uint16_t* p) {
   return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-QUIPU_INLINE Vec load_bf16_part(const uint16_t* p, int n) {
-  return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+QUIPU_INLINE void store_bf16(uint16_t* p, const Vec& a) {
+  const __m512i bits = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(bits, 16);
+  const __m512i even = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i half = _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  const __m512i words = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
 }
 QUIPU_INLINE Vec load_u8(const uint8_t* p) {
   return {_mm512_cvtepi32_ps(
@@ -123,6 +129,12 @@ QUIPU_INLINE IntVec load_i8(const int8_t* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 QUIPU_INLINE IntVec load_int(const void* p) { return {_mm512_loadu_si512(p)}; }
+QUIPU_INLINE IntVec load_int_part(const void* p, int n) {
+  return {_mm512_maskz_loadu_epi32(first_lanes(n), p)};
+}
+QUIPU_INLINE IntVec int_and(const IntVec& a, const IntVec& b) {
+  return {_mm512_and_si512(a.v, b.v)};
+}
 QUIPU_INLINE Vec pair_low(const IntVec& a) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16))};
 }

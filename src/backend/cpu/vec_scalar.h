@@ -242,10 +242,18 @@ QUIPU_INLINE Vec load_bf16(const uint16_t* p) {
   }
   return r;
 }
-QUIPU_INLINE Vec load_bf16_part(const uint16_t* p, int n) {
-  uint16_t padded[kLanes] = {};
-  for (int i = 0; i < n; ++i) padded[i] = p[i];
-  return load_bf16(padded);
+// Rounded to the nearest, halves to even; NaN stays NaN.
+QUIPU_INLINE uint16_t bf16_bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const bool nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
+  return static_cast<uint16_t>(nan ? (bits >> 16) | 0x40u
+                                   : (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+QUIPU_INLINE void store_bf16(uint16_t* p, const Vec& a) {
+  uint16_t words[kLanes];  // p may lie in what a was loaded from
+  QUIPU_LANES words[i] = bf16_bits(a.v[i]);
+  memcpy(p, words, sizeof(words));
 }
 QUIPU_INLINE Vec load_u8(const uint8_t* p) {
   Vec r;
@@ -260,6 +268,16 @@ QUIPU_INLINE IntVec load_i8(const int8_t* p) {
 QUIPU_INLINE IntVec load_int(const void* p) {
   IntVec r;
   memcpy(&r, p, sizeof(r));
+  return r;
+}
+QUIPU_INLINE IntVec load_int_part(const void* p, int n) {
+  IntVec r{};
+  if (n > 0) memcpy(&r, p, 4 * static_cast<size_t>(n < kLanes ? n : kLanes));
+  return r;
+}
+QUIPU_INLINE IntVec int_and(const IntVec& a, const IntVec& b) {
+  IntVec r;
+  QUIPU_LANES r.v[i] = a.v[i] & b.v[i];
   return r;
 }
 
