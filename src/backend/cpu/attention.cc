@@ -288,11 +288,17 @@ size_t lay_out_workspace(const AttentionJob& job, AttentionWorkspace& w, std::by
   parts.take(w.q, kRowTile * job.key_units);
   if (!job.has_value_codes()) return parts.used();
   const auto key_dim = static_cast<size_t>(job.view.layout.key_dim);
-  parts.take(w.weights, kRowTile * kChunk / 4);
-  parts.take(w.sums, kRowTile * job.value_stride);
-  parts.take(w.q_sums, kRowTile * ceil_div(key_dim, kKeyGroup));
   parts.take(w.scaled, std::max<size_t>(kChunk, key_dim));
+  if (job.has_int4_values()) {
+    parts.take(w.weight_bytes, kRowTile * kChunk / 4);
+    parts.take(w.weight_scales, kRowTile * kChunk / kWeightGroup);
+  } else {
+    parts.take(w.weights, kRowTile * kChunk / 4);
+    parts.take(w.sums, kRowTile * job.value_stride);
+  }
   if (!job.has_int4_keys()) return parts.used();
+  parts.take(w.q_bytes, kRowTile * job.key_units);
+  parts.take(w.q_sums, kRowTile * ceil_div(key_dim, kKeyGroup));
   parts.take(w.mean_tiles, kChunk / (kLanes * kLanes) * job.key_units * 4 * kLanes);
   parts.take(w.base, kRowTile * kChunk / kLanes);
   return parts.used();

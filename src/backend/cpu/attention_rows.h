@@ -6,6 +6,7 @@
 // THREADS: one workspace per thread; everything else is only read.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "backend/cpu/attention.h"
@@ -20,10 +21,9 @@ inline constexpr int kRowTile = 32;
 inline constexpr int kSinkChunk = -1;
 static_assert(kLanes == kKvTileTokens);
 static_assert(kKeyGroup == kKvKeyGroup && kValueGroup == kKvValueGroup);
-// Up to this many rows a chunk is bound by reading it: then each call asks for what comes this many
-// positions later.
+// Up to this many rows a chunk is bound by reading it: then each call asks for what comes
+// ahead_tokens() later.
 inline constexpr int kFewRows = 8;
-inline constexpr int kAhead = 64;
 
 // What a job reads: the arguments and what follows from them.
 struct AttentionJob {
@@ -42,6 +42,20 @@ struct AttentionJob {
   bool has_value_codes() const { return kv_format_has_codes(view.layout.format); }
   bool has_int4_keys() const { return view.layout.key_format == KvFormat::kInt4; }
   bool has_int4_values() const { return view.layout.format == KvFormat::kInt4; }
+  // About 16 KiB of keys, whatever their format: less does not cover the latency of memory.
+  int ahead_tokens() const {
+    switch (view.layout.format) {
+      case KvFormat::kF32:
+      case KvFormat::kBF16: return 64;
+      case KvFormat::kInt8: return 128;
+      case KvFormat::kInt4: return 256;
+    }
+    return 64;
+  }
+  // int4: groups of a value's elements that share scales.
+  size_t value_groups() const {
+    return ceil_div(static_cast<uint64_t>(view.layout.value_dim), kValueGroup);
+  }
 };
 
 // One thread's working memory for one tile of rows.
@@ -51,10 +65,13 @@ struct AttentionWorkspace {
   float* part_values;  // [kRowTile][value_stride]
   float* values;       // [kRowTile][value_stride]
   // Codes only.
-  uint64_t* weights;    // [kChunk / 4][rows] quads of wide codes
-  int32_t* sums;        // [kRowTile][value_stride]
-  float* q_sums;        // int4 keys: [groups][rows] of the codes of each query
   float* scaled;        // [max(kChunk, key_dim)]
+  uint64_t* weights;    // int8: [kChunk / 4][rows] quads of wide codes
+  int32_t* sums;        // int8: [kRowTile][value_stride]
+  uint32_t* weight_bytes;  // int4 values: [kChunk / 4][rows] quads of bytes
+  float* weight_scales;    // int4 values: [kChunk / kWeightGroup][rows]
+  uint32_t* q_bytes;       // int4 keys: [key_units][rows] quads of bytes
+  float* q_sums;           // int4 keys: [groups][rows] of the bytes of each query
   uint8_t* mean_tiles;  // int4 keys: [kChunk / 256][key_units][16][4]: means of the chunk's tiles
   float* base;          // int4 keys: [kRowTile][kChunk / 16]: products of queries and means
   // By row.
@@ -94,6 +111,13 @@ inline const float* row_query(const AttentionJob& job, const AttentionUnit& unit
          place.head * static_cast<size_t>(job.view.layout.key_dim);
 }
 
+// The last position of a unit's sequence.
+inline int32_t last_position(const AttentionJob& job, const AttentionUnit& unit) {
+  const auto sequence = static_cast<size_t>(unit.sequence);
+  if (job.args.key_counts != nullptr) return job.args.key_counts[sequence] - 1;
+  return job.args.positions[job.args.query_start[sequence + 1] - 1];
+}
+
 inline const uint8_t* head_data(const AttentionJob& job, const AttentionUnit& unit,
                                 int32_t position) {
   const PagedKvView& kv = job.args.kv;
@@ -123,10 +147,22 @@ inline const uint8_t* value_data(const AttentionJob& job, const AttentionUnit& u
   return head_data(job, unit, position) + layout.value_offset + at;
 }
 
-// What a chunk reads kAhead positions after the keys at t: later keys, then its first values.
+inline const uint16_t* scales_at(const AttentionJob& job, const AttentionUnit& unit,
+                                 int32_t position, size_t scale_offset) {
+  const auto offset = static_cast<size_t>(position % job.view.layout.block_tokens);
+  return reinterpret_cast<const uint16_t*>(head_data(job, unit, position) + scale_offset) + offset;
+}
+
+// Positions from t to the end of its block or of the range, whichever comes first.
+inline int run_in_block(const AttentionJob& job, int t, int highest) {
+  const int block_tokens = job.view.layout.block_tokens;
+  return std::min(highest - t, block_tokens - t % block_tokens);
+}
+
+// What a chunk reads ahead_tokens() after the keys at t: later keys, then its first values.
 inline const uint8_t* after_keys(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                                  int t, int lowest, int highest) {
-  const int next = t + kAhead;
+  const int next = t + job.ahead_tokens();
   if (next < highest) return key_tile(job, unit, chunk_start(chunk) + next);
   const int value = lowest + next - highest < highest ? lowest + next - highest : highest - 1;
   return value_data(job, unit, chunk_start(chunk) + value);
@@ -135,11 +171,12 @@ inline const uint8_t* after_keys(const AttentionJob& job, const AttentionUnit& u
 // The same for values: later values, then the first keys of the unit's next chunk.
 inline const uint8_t* after_values(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                                    int from, int to) {
-  const int next = from + kAhead;
+  const int next = from + job.ahead_tokens();
   if (next < to) return value_data(job, unit, chunk_start(chunk) + next);
   if (chunk == kSinkChunk || chunk + 1 == unit.chunk_end)
     return value_data(job, unit, chunk_start(chunk) + from);
-  return key_tile(job, unit, (chunk + 1) * kChunk);
+  const int32_t key = (chunk + 1) * kChunk + (next - to) / kLanes * kLanes;
+  return key_tile(job, unit, std::min(key, last_position(job, unit)));
 }
 
 // For the rows of a unit, by family:
@@ -162,5 +199,14 @@ void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, in
                           int highest, AttentionWorkspace& w);
 void add_values_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
                       int highest, AttentionWorkspace& w);
+
+// Parts of those in int4 (attention_nibbles.cc). multiply_means: products of every query and the
+// means of the chunk's tiles, to w.base; score_int4: w.scores of `count` tiles from position t on.
+void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                    int highest, AttentionWorkspace& w);
+void score_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, int t, int count,
+                const uint8_t* ahead, AttentionWorkspace& w);
+void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                     int highest, AttentionWorkspace& w);
 
 }  // namespace quipu::cpu

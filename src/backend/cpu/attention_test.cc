@@ -337,6 +337,7 @@ std::vector<double> seen_query(const Shape& s, const float* q) {
 struct ReferenceRow {
   std::vector<double> out;
   std::vector<double> size;  // of each output: the root of the sum of its squared terms
+  double weight_size;  // the same of weights, each as large as the largest of its 32 positions
 };
 
 // One output row in double, from the stored keys and values of its KV head.
@@ -366,10 +367,13 @@ ReferenceRow reference_row(const Shape& s, const Tokens& tokens, const Rows& key
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
-  ReferenceRow row{std::vector<double>(vd, 0.0), std::vector<double>(vd, 0.0)};
+  ReferenceRow row{std::vector<double>(vd, 0.0), std::vector<double>(vd, 0.0), 0.0};
+  std::vector<double> largest_of(tokens.count / 32 + 1, 0.0);
   for (size_t n = 0; n < seen.size(); ++n) {
     const double weight = std::exp(scores[n] - largest);
     sum += weight;
+    double& largest_near = largest_of[seen[n] / 32];
+    largest_near = std::max(largest_near, weight);
     for (size_t d = 0; d < vd; ++d) {
       const double term = weight * values[seen[n]][d];
       row.out[d] += term;
@@ -378,6 +382,8 @@ ReferenceRow reference_row(const Shape& s, const Tokens& tokens, const Rows& key
   }
   for (double& value : row.out) value /= sum;
   for (double& value : row.size) value = std::sqrt(value) / sum;
+  for (const double weight : largest_of) row.weight_size += 32 * weight * weight;
+  row.weight_size = std::sqrt(row.weight_size) / sum;
   return row;
 }
 
@@ -410,6 +416,13 @@ TEST_P(AttentionTest, MatchesDoubleReference) {
         // Queries and weights of 15 bits: each score is off by up to about 4 sigma of
         // 4 / 16256 / sqrt(12), each weight by half a step of 1 / 16256.
         if (kv_format_has_codes(s.format)) tolerance = 5 * 4 * 4 / 16256.0 / 3.46 + 5 / 32512.0;
+        // int4: queries and weights of 8 bits. A step of the query is about 4 / 127 in each of its
+        // elements, which meet keys of size 1; one of weights is 1 / 127 of the largest of 32, and
+        // meets codes of a range of about 8. Both are off by up to half a step, by chance: 4 sigma.
+        if (s.format == KvFormat::kInt4) {
+          tolerance += 4 * expected.size[d] * 4 / 127 / std::sqrt(12.0);
+          tolerance += 4 * expected.weight_size * 8 / 127 / std::sqrt(12.0);
+        }
         // Weights in bf16: each term is off by up to 2^-8 of itself, by chance up or down: 4 sigma.
         if (s.format == KvFormat::kBF16)
           tolerance += 4 / std::sqrt(3.0) * 0x1p-8 * expected.size[d];

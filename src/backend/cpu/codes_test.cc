@@ -66,16 +66,24 @@ TEST_P(CodesTest, ZerosAndRowsThatAreNotFinite) {
   EXPECT_TRUE(std::isfinite(scale_of({std::numeric_limits<float>::max()})));
 
   std::vector<uint64_t> x(4);
+  std::vector<uint32_t> bytes(4, 7);
   std::vector<float> q{0, 0, 0};
   float sum = 7;
-  QueryCodesArgs query{q.data(), 3, x.data(), &sum, 1, 7, 7};
+  QueryCodesArgs query{q.data(), 3, x.data(), 1, 7, 7};
+  const auto expect_no_bytes = [&] {
+    QueryBytesArgs args{q.data(), 3, query.scale, bytes.data(), &sum, 1};
+    kernels().query_bytes(args);
+    EXPECT_EQ(sum, 0);
+    EXPECT_EQ(bytes[0], 0u);
+  };
   kernels().query_codes(query);
   EXPECT_EQ(query.scale, 0);
-  EXPECT_EQ(sum, 0);
   EXPECT_EQ(query.start, 0);
+  expect_no_bytes();
   q[1] = infinity;
   kernels().query_codes(query);
   EXPECT_TRUE(std::isnan(query.scale));
+  expect_no_bytes();
 }
 
 // Keys of `tiles` tiles as the cache stores them, random.
@@ -103,15 +111,23 @@ struct Keys {
 
 struct Queries {
   Queries(const CodeKernels& kernels, const std::vector<float>& q, size_t rows, size_t dim)
-      : x((dim + 3) / 4 * rows, ~uint64_t{0}), scales(rows), sums((dim + 31) / 32 * rows), starts(rows) {
+      : x((dim + 3) / 4 * rows, ~uint64_t{0}),
+        bytes(x.size(), ~uint32_t{0}),
+        scales(rows),
+        sums((dim + 31) / 32 * rows),
+        starts(rows) {
     for (size_t r = 0; r < rows; ++r) {
-      QueryCodesArgs args{q.data() + r * dim, dim, x.data() + r, sums.data() + r, rows, 0, 0};
+      QueryCodesArgs args{q.data() + r * dim, dim, x.data() + r, rows, 0, 0};
       kernels.query_codes(args);
       scales[r] = args.scale;
       starts[r] = args.start;
+      QueryBytesArgs args8{q.data() + r * dim, dim, args.scale, bytes.data() + r,
+                           sums.data() + r,    rows};
+      kernels.query_bytes(args8);
     }
   }
   std::vector<uint64_t> x;
+  std::vector<uint32_t> bytes;
   std::vector<float> scales, sums;
   std::vector<int32_t> starts;
 };
@@ -172,6 +188,7 @@ TEST_P(CodesTest, ScoresHaveTheBitsOfTheScalarSetForAnyRows) {
     const auto expected = scores_of(scalar_code_kernels(), keys, expected_queries, 0, rows, false);
     const Queries queries(kernels(), q, rows, dim);
     EXPECT_EQ(queries.sums, expected_queries.sums);
+    EXPECT_EQ(queries.bytes, expected_queries.bytes);
     EXPECT_EQ(queries.starts, expected_queries.starts);
     EXPECT_TRUE(same_bits(queries.scales, expected_queries.scales));
     for (size_t first = 0; first < rows; first += 4) {
@@ -207,8 +224,17 @@ TEST_P(CodesTest, WeightedValuesMatchPlainSumsAndTheScalarSet) {
         std::vector<int32_t> row_sums(rows), sums(rows * stride);
         for (size_t r = 0; r < rows; ++r) {
           const int begin = 1 + static_cast<int>(r % 5), end = kTokens - static_cast<int>(r * 2);
-          WeightCodesArgs args{weights.data() + r * kTokens, scaled.data(), scale_pointers,
-                               nullptr, begin, end, 0, kTokens, x.data() + r, rows, 0, 0, 0};
+          WeightCodesArgs args{weights.data() + r * kTokens,
+                               scaled.data(),
+                               scale_pointers,
+                               begin,
+                               end,
+                               0,
+                               kTokens,
+                               x.data() + r,
+                               rows,
+                               0,
+                               0};
           kernels.weight_codes(args);
           row_scales[r] = args.scale;
           row_sums[r] = args.sum;
@@ -223,7 +249,7 @@ TEST_P(CodesTest, WeightedValuesMatchPlainSumsAndTheScalarSet) {
         }
         std::vector<float> out(rows * stride), valid;
         for (size_t r = 0; r < rows; ++r) {
-          kernels.scale_sums({sums.data() + r * stride, dim, 128 * row_sums[r], row_scales[r], 0,
+          kernels.scale_sums({sums.data() + r * stride, dim, 128 * row_sums[r], row_scales[r],
                               out.data() + r * stride});
           valid.insert(valid.end(), out.begin() + ptrdiff_t(r * stride),
                        out.begin() + ptrdiff_t(r * stride + dim));
@@ -293,7 +319,7 @@ TEST_P(CodesTest, NibbleScoresMatchPlainSums) {
       const auto run = [&](size_t first, size_t count, bool ahead) {
         std::vector<float> out(count * tiles * 16);
         kernels().key_nibbles({pointers.data(), static_cast<int>(tiles), quads,
-                               queries.x.data() + first, queries.sums.data() + first, rows,
+                               queries.bytes.data() + first, queries.sums.data() + first, rows,
                                static_cast<int>(count), base.data() + first * tiles, tiles,
                                out.data(), tiles * 16, ahead ? pointers[0] : nullptr,
                                bytes[0].size()});
@@ -309,7 +335,9 @@ TEST_P(CodesTest, NibbleScoresMatchPlainSums) {
           }
           const double scale = queries.scales[r];
           sum += base[r * tiles + t / 16] * scale;
-          ASSERT_NEAR(got[r * tiles * 16 + t] * scale, sum, size * (scale * 0.501 + 2e-6) + 1e-5)
+          // Half a step of the query's bytes in each term.
+          ASSERT_NEAR(got[r * tiles * 16 + t] * scale, sum,
+                      size * (128 * scale * 0.501 + 2e-6) + 1e-5)
               << "dim " << dim << " row " << r << " token " << t;
         }
       }
@@ -323,50 +351,109 @@ TEST_P(CodesTest, NibbleScoresMatchPlainSums) {
   }
 }
 
-TEST_P(CodesTest, NibbleValuesAreExactForAnyRows) {
+// Values of five tiles (an odd number, from an odd one on) and rows that see parts of them.
+TEST_P(CodesTest, NibbleValuesMatchPlainSumsForAnyRows) {
   Random random(10);
-  for (const size_t dim : {8, 16, 20, 64, 100}) {
+  constexpr int kFirst = 1, kLast = 6, kTokens = kLast * 16, kGroups = 3;
+  for (const size_t dim : {8, 16, 20, 64}) {
+    const size_t stride = (dim + 15) / 16 * 16, run_bytes = dim * 4;
+    std::vector<uint8_t> bytes(kTokens / 2 * dim + 64);
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.next_below(256));
+    std::vector<uint16_t> scale(kTokens), minimum(kTokens);
+    for (int t = 0; t < kTokens; ++t) {
+      scale[size_t(t)] = f32_to_bf16(0.01f + static_cast<float>(random.next_double()));
+      minimum[size_t(t)] = f32_to_bf16(random.next_normal());
+    }
+    scale[16] = minimum[16] = 0x7FC0;  // NaN in a slot that no row sees
+    std::vector<const uint8_t*> tiles;
+    std::vector<const uint16_t*> scales, minima;
+    for (size_t t = 0; t < kTokens; t += 16) {
+      tiles.push_back(bytes.data() + t / 8 * run_bytes);
+      scales.push_back(scale.data() + t);
+      minima.push_back(minimum.data() + t);
+    }
     for (const size_t rows : {1, 2, 5, 8, 17}) {
-      constexpr size_t kTokens = 32;
-      const size_t stride = (dim + 15) / 16 * 16;
-      std::vector<uint8_t> bytes(kTokens / 2 * dim + 64);
-      for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.next_below(256));
-      std::vector<float> weights(kTokens), scaled(kTokens);
-      std::vector<uint16_t> scale(16, f32_to_bf16(1.0f)), minimum(16, f32_to_bf16(-2.0f));
-      const uint16_t* scales[] = {scale.data(), scale.data()};
-      const uint16_t* minima[] = {minimum.data(), minimum.data()};
-      std::vector<uint64_t> x(kTokens / 4 * rows);
-      std::vector<std::vector<double>> wide(rows, std::vector<double>(kTokens));
-      for (size_t r = 0; r < rows; ++r) {
-        for (float& weight : weights) weight = static_cast<float>(random.next_double());
-        weights[r] = 1.0f;
-        WeightCodesArgs args{weights.data(), scaled.data(), scales, minima, 0, kTokens, 0, kTokens,
-                             x.data() + r, rows, 0, 0, 0};
-        kernels().weight_codes(args);
-        double total = 0;
-        for (size_t t = 0; t < kTokens; ++t) {
-          wide[r][t] = std::nearbyint(weights[t] * 16256);
-          total += weights[t];
+      std::vector<float> weights(rows * kTokens);
+      for (float& weight : weights) weight = static_cast<float>(random.next_double());
+      const auto run = [&](const CodeKernels& kernels, size_t from, size_t count, bool ahead) {
+        std::vector<uint32_t> x(kTokens / 4 * count, ~uint32_t{0});
+        std::vector<float> weight_scales(kGroups * count, NAN), out(count * stride);
+        for (size_t r = 0; r < count; ++r) {
+          const int end = kTokens - static_cast<int>(from + r) * 2;
+          WeightBytesArgs args{weights.data() + (from + r) * kTokens,
+                               scales.data(),
+                               minima.data(),
+                               17,
+                               end,
+                               kFirst * 16,
+                               kLast * 16,
+                               x.data() + r,
+                               weight_scales.data() + r,
+                               count,
+                               0};
+          kernels.weight_bytes(args);
+          std::fill_n(out.begin() + ptrdiff_t(r * stride), stride, args.minimum_sum);
         }
-        EXPECT_NEAR(args.minimum_sum, -2 * total, 1e-4);
-      }
-      for (const bool ahead : {false, true}) {
-        if (ahead && rows > 8) continue;
-        std::vector<int32_t> sums(rows * stride);
-        kernels().value_nibbles({bytes.data(), dim * 4, kTokens / 8, static_cast<int>(dim), x.data(),
-                                 rows, static_cast<int>(rows), sums.data(), stride,
-                                 ahead ? bytes.data() : nullptr});
-        for (size_t r = 0; r < rows; ++r) {
-          for (size_t d = 0; d < dim; ++d) {
-            double sum = 0;
-            for (size_t t = 0; t < kTokens; ++t) {
-              const uint8_t byte = bytes[t / 8 * dim * 4 + d * 4 + t % 4];
-              sum += wide[r][t] * (t / 4 % 2 == 0 ? byte & 15 : byte >> 4);
+        kernels.value_nibbles({tiles.data(), run_bytes, kFirst, kLast, static_cast<int>(dim),
+                               x.data(), weight_scales.data(), count, static_cast<int>(count),
+                               out.data(), stride, ahead ? tiles.data() : nullptr});
+        return out;
+      };
+      const auto got = run(kernels(), 0, rows, false);
+      for (size_t r = 0; r < rows; ++r) {
+        const size_t end = kTokens - r * 2;
+        for (size_t d = 0; d < dim; ++d) {
+          double sum = 0, tolerance = 1e-4;
+          for (size_t group = 0; group < kGroups; ++group) {
+            double largest = 0, size = 0;
+            for (size_t t = std::max<size_t>(group * 32, 17); t < std::min(end, group * 32 + 32);
+                 ++t) {
+              const uint8_t byte = bytes[t / 8 * run_bytes + d * 4 + t % 4];
+              const int code = t / 4 % 2 == 0 ? byte & 15 : byte >> 4;
+              const double weight = weights[r * kTokens + t];
+              const double scaled = weight * bf16_value(scale[t]);
+              sum += scaled * code + weight * bf16_value(minimum[t]);
+              largest = std::max(largest, scaled);
+              size += code;
             }
-            ASSERT_EQ(sums[r * stride + d], sum) << "dim " << dim << " row " << r << " " << d;
+            tolerance += size * largest / 127 * 0.501;  // half a step of each weight
+          }
+          ASSERT_NEAR(got[r * stride + d], sum, tolerance)
+              << "dim " << dim << " row " << r << " " << d;
+        }
+      }
+      // Any rows together; few of them asking ahead.
+      for (size_t from = 0; from < rows; from += 3) {
+        const size_t count = std::min<size_t>(rows - from, 1 + from % 4);
+        for (const bool ahead : {false, true}) {
+          const auto part = run(kernels(), from, count, ahead);
+          const std::vector<float> want(got.begin() + ptrdiff_t(from * stride),
+                                        got.begin() + ptrdiff_t((from + count) * stride));
+          for (size_t i = 0; i < part.size(); ++i) {
+            if (i % stride >= dim) continue;
+            ASSERT_EQ(part[i], want[i]) << dim << " " << rows << " " << from;
           }
         }
       }
+    }
+  }
+}
+
+TEST_P(CodesTest, InterleavesRows) {
+  Random random(12);
+  for (const size_t quads : {1, 2, 15, 16, 17, 32}) {
+    std::vector<std::vector<uint8_t>> rows(16, std::vector<uint8_t>(quads * 4));
+    std::vector<const uint8_t*> pointers;
+    for (auto& row : rows) {
+      for (uint8_t& byte : row) byte = static_cast<uint8_t>(random.next_below(256));
+      pointers.push_back(row.data());
+    }
+    pointers[3] = nullptr;
+    std::vector<uint8_t> out(quads * 64, 7);
+    kernels().interleave(pointers.data(), quads, out.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      const size_t lane = i % 64 / 4;
+      ASSERT_EQ(out[i], lane == 3 ? 0 : rows[lane][i / 64 * 4 + i % 4]) << quads << " at " << i;
     }
   }
 }
@@ -411,14 +498,49 @@ TEST_P(CodesTest, LargestSumsFit) {
   std::vector<uint64_t> x(128);
   std::vector<const uint16_t*> value_scales(32, scale.data());
   std::vector<float> scaled(512);
-  WeightCodesArgs args{weights.data(), scaled.data(), value_scales.data(), nullptr, 0, 512, 0, 512,
-                       x.data(), 1, 0, 0, 0};
+  WeightCodesArgs args{
+      weights.data(), scaled.data(), value_scales.data(), 0, 512, 0, 512, x.data(), 1, 0, 0};
   kernels().weight_codes(args);
   std::vector<uint8_t> values(512 * 16, 255);
   std::vector<int32_t> sums(16);
   kernels().value_codes({values.data(), 64, 128, 16, x.data(), 1, 1, sums.data(), 16});
-  kernels().scale_sums({sums.data(), 16, 128 * args.sum, args.scale, 0, out.data()});
+  kernels().scale_sums({sums.data(), 16, 128 * args.sum, args.scale, out.data()});
   EXPECT_NEAR(out[7], 127.0 * 512, 0.1);
+}
+
+// The largest products of nibbles, all of one sign: AVX2 adds them in 16 bits.
+TEST_P(CodesTest, LargestNibbleSumsFit) {
+  constexpr size_t kDim = 128;
+  for (const float sign : {1.0f, -1.0f}) {
+    const std::vector<float> q(kDim, sign);
+    std::vector<uint8_t> tile(4 * (64 + 256), 0xFF);
+    for (size_t group = 0; group < 4; ++group) {
+      auto* halves = reinterpret_cast<uint16_t*>(tile.data() + group * 320);
+      std::fill_n(halves, 16, f32_to_bf16(1.0f));
+      std::fill_n(halves + 16, 16, f32_to_bf16(0.0f));
+    }
+    const Queries queries(kernels(), q, 1, kDim);
+    const uint8_t* tiles[] = {tile.data()};
+    const float base = 0;
+    std::vector<float> out(16);
+    kernels().key_nibbles({tiles, 1, kDim / 4, queries.bytes.data(), queries.sums.data(), 1, 1,
+                           &base, 1, out.data(), 16});
+    EXPECT_NEAR(out[5] * queries.scales[0], sign * 15 * kDim, 15 * kDim * 1e-5);
+  }
+  const std::vector<float> weights(512, 1.0f);
+  const std::vector<uint16_t> one(16, f32_to_bf16(1.0f)), none(16, 0);
+  const std::vector<const uint16_t*> scales(32, one.data()), minima(32, none.data());
+  const std::vector<uint8_t> values(256 * 16, 0xFF);
+  std::vector<const uint8_t*> tiles;
+  for (size_t tile = 0; tile < 32; ++tile) tiles.push_back(values.data() + tile * 128);
+  std::vector<uint32_t> x(128);
+  std::vector<float> scale(16), sums(16);
+  WeightBytesArgs args{
+      weights.data(), scales.data(), minima.data(), 0, 512, 0, 512, x.data(), scale.data(), 1, 0};
+  kernels().weight_bytes(args);
+  kernels().value_nibbles(
+      {tiles.data(), 64, 0, 32, 16, x.data(), scale.data(), 1, 1, sums.data(), 16});
+  EXPECT_NEAR(sums[7], 15.0 * 512, 0.1);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CodesTest, testing::ValuesIn(detect_cpu_features().usable),

@@ -3,6 +3,7 @@
 #include "backend/cpu/quads_avx512.h"
 // clang-format off: after the vectors that it is written over
 #include "backend/cpu/kernels_codes.inc"
+#include "backend/cpu/kernels_nibbles.inc"
 // clang-format on
 
 namespace quipu::cpu {

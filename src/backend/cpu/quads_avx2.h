@@ -26,13 +26,6 @@ QUIPU_INLINE QuadVec widen_quads(__m256i a, __m256i b) {
 QUIPU_INLINE QuadVec load_quads(const uint8_t* p) {
   return widen_quads(load_256(p), load_256(p + 32));
 }
-QUIPU_INLINE void load_nibbles(const uint8_t* p, QuadVec& low, QuadVec& high) {
-  const __m256i mask = _mm256_set1_epi8(15);
-  const __m256i a = load_256(p), b = load_256(p + 32);
-  low = widen_quads(_mm256_and_si256(a, mask), _mm256_and_si256(b, mask));
-  high = widen_quads(_mm256_and_si256(_mm256_srli_epi16(a, 4), mask),
-                     _mm256_and_si256(_mm256_srli_epi16(b, 4), mask));
-}
 QUIPU_INLINE QuadSum start_quads(const IntVec& init) { return {init.a, init.b}; }
 QUIPU_INLINE void add_quads(const QuadVec& codes, const uint64_t* x, QuadSum& sum) {
   // Two loads that broadcast: one of 8 bytes would go through a general register.
@@ -58,6 +51,44 @@ QUIPU_INLINE void pack_wide(const IntVec& codes, uint64_t* x, size_t stride) {
 QUIPU_INLINE void store_int(void* p, const IntVec& x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<char*>(p) + 32), x.b);
+}
+
+// vpmaddubsw adds two products in 16 bits: 16 of them, of up to 15 * 127, fit.
+constexpr size_t kSumQuads = 8;
+struct NibbleVec {
+  __m256i a, b;
+};
+struct NibbleSum {
+  __m256i a, b;  // pairs of 16 bits
+};
+QUIPU_INLINE void load_nibbles(const uint8_t* p, NibbleVec& low, NibbleVec& high) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i a = load_256(p), b = load_256(p + 32);
+  low = {_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)};
+  high = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask),
+          _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
+}
+QUIPU_INLINE NibbleSum start_nibbles() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+QUIPU_INLINE void add_nibbles(const NibbleVec& codes, const uint32_t* x, NibbleSum& sum) {
+  const __m256i bytes = _mm256_set1_epi32(static_cast<int32_t>(*x));
+  sum.a = _mm256_add_epi16(sum.a, _mm256_maddubs_epi16(codes.a, bytes));
+  sum.b = _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(codes.b, bytes));
+}
+QUIPU_INLINE IntVec total_nibbles(const NibbleSum& sum) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(sum.a, ones), _mm256_madd_epi16(sum.b, ones)};
+}
+QUIPU_INLINE void transpose(IntVec (&rows)[kLanes]) {
+  int32_t lanes[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) store_int(lanes[i], rows[i]);
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const int32_t lane = lanes[i][j];
+      lanes[i][j] = lanes[j][i];
+      lanes[j][i] = lane;
+    }
+  }
+  for (int i = 0; i < kLanes; ++i) rows[i] = load_int(lanes[i]);
 }
 
 }  // namespace

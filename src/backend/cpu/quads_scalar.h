@@ -24,12 +24,6 @@ QUIPU_INLINE QuadVec load_quads(const uint8_t* p) {
   memcpy(r.v, p, 64);
   return r;
 }
-QUIPU_INLINE void load_nibbles(const uint8_t* p, QuadVec& low, QuadVec& high) {
-  for (int i = 0; i < 64; ++i) {
-    low.v[i] = p[i] & 15;
-    high.v[i] = p[i] >> 4;
-  }
-}
 QUIPU_INLINE QuadSum start_quads(const IntVec& init) { return {init}; }
 QUIPU_INLINE void add_quads(const QuadVec& codes, const uint64_t* x, QuadSum& sum) {
   int16_t wide[4];
@@ -49,6 +43,43 @@ QUIPU_INLINE void pack_wide(const IntVec& codes, uint64_t* x, size_t stride) {
   }
 }
 QUIPU_INLINE void store_int(void* p, const IntVec& a) { memcpy(p, &a, sizeof(a)); }
+
+// Codes of four bits, multiplied with signed bytes of up to 127 in size. A sum takes in at most
+// kSumQuads quads.
+constexpr size_t kSumQuads = 8;
+struct NibbleVec {
+  uint8_t v[64];
+};
+struct NibbleSum {
+  IntVec v;
+};
+// The low halves of 64 bytes, and the high ones.
+QUIPU_INLINE void load_nibbles(const uint8_t* p, NibbleVec& low, NibbleVec& high) {
+  for (int i = 0; i < 64; ++i) {
+    low.v[i] = p[i] & 15;
+    high.v[i] = p[i] >> 4;
+  }
+}
+QUIPU_INLINE NibbleSum start_nibbles() { return {int_splat(0)}; }
+QUIPU_INLINE void add_nibbles(const NibbleVec& codes, const uint32_t* x, NibbleSum& sum) {
+  int8_t bytes[4];
+  memcpy(bytes, x, 4);
+  for (int i = 0; i < kLanes; ++i) {
+    const uint8_t* c = codes.v + 4 * i;
+    sum.v.v[i] += c[0] * bytes[0] + c[1] * bytes[1] + c[2] * bytes[2] + c[3] * bytes[3];
+  }
+}
+QUIPU_INLINE IntVec total_nibbles(const NibbleSum& sum) { return sum.v; }
+// Lane i of rows[j] becomes lane j of rows[i].
+QUIPU_INLINE void transpose(IntVec (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const int32_t lane = rows[i].v[j];
+      rows[i].v[j] = rows[j].v[i];
+      rows[j].v[i] = lane;
+    }
+  }
+}
 
 }  // namespace
 }  // namespace quipu::cpu
