@@ -112,9 +112,6 @@ QUIPU_INLINE IntVec int_splat(int32_t x) { return {_mm256_set1_epi32(x), _mm256_
 QUIPU_INLINE IntVec int_add(const IntVec& x, const IntVec& y) {
   return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
-QUIPU_INLINE IntVec int_mul(const IntVec& x, const IntVec& y) {
-  return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
-}
 QUIPU_INLINE Vec to_float(const IntVec& x) {
   return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
 }

@@ -82,9 +82,6 @@ QUIPU_INLINE IntVec int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
 QUIPU_INLINE IntVec int_add(const IntVec& a, const IntVec& b) {
   return {_mm512_add_epi32(a.v, b.v)};
 }
-QUIPU_INLINE IntVec int_mul(const IntVec& a, const IntVec& b) {
-  return {_mm512_mullo_epi32(a.v, b.v)};
-}
 QUIPU_INLINE Vec to_float(const IntVec& a) { return {_mm512_cvtepi32_ps(a.v)}; }
 QUIPU_INLINE IntVec round_to_int(const Vec& a) { return {_mm512_cvtps_epi32(a.v)}; }
 QUIPU_INLINE Vec power_of_two(const IntVec& n) {

@@ -156,11 +156,6 @@ QUIPU_INLINE IntVec int_add(const IntVec& a, const IntVec& b) {
   QUIPU_LANES r.v[i] = a.v[i] + b.v[i];
   return r;
 }
-QUIPU_INLINE IntVec int_mul(const IntVec& a, const IntVec& b) {
-  IntVec r;
-  QUIPU_LANES r.v[i] = a.v[i] * b.v[i];
-  return r;
-}
 QUIPU_INLINE Vec to_float(const IntVec& a) {
   Vec r;
   QUIPU_LANES r.v[i] = static_cast<float>(a.v[i]);
