@@ -118,7 +118,17 @@ void print_table(const BenchFlags& flags, const BenchReport& report) {
   }
   for (const BenchRow& row : report.rows) {
     const BenchRow* on = row.kv_cache ? nullptr : with_cache(report, row);
-    if (on == nullptr || row.kind != BenchKind::kDecode) continue;
+    if (on == nullptr) continue;
+    if (row.kind == BenchKind::kPrefill) {
+      if (on->cached_tokens == 0) continue;
+      print_out(fmt::format(
+          "first token of prompts of {} tokens, batch {}, {}: {:.1f} ms with {} in the cache, {:.1f} ms "
+          "without: {:.1f} times as long\n",
+          row.tokens / row.batch, row.batch, kv_format_name(row.kv_format), on->seconds.median * 1e3,
+          on->cached_tokens / row.batch, row.seconds.median * 1e3,
+          row.seconds.median / on->seconds.median));
+      continue;
+    }
     print_out(fmt::format(
         "{} tokens of output at depth {}, batch {}, {}: {:.2f} s with the cache, "
         "{:.2f} s without: {:.1f} times as long\n",
