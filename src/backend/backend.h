@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -85,6 +86,8 @@ struct NormArgs {
   float epsilon = 0;
 };
 
+enum class Activation { kSilu, kGeluTanh, kGeluErf, kRelu };
+
 enum class LinearStore { kSet, kAdd };
 
 // One product of several that share their input (q, k and v; gate and up).
@@ -102,6 +105,9 @@ struct LinearArgs {
   size_t x_stride = 0;
   size_t tokens = 0;
   std::span<const LinearOutput> outputs;
+  // The outputs are a gate and what it opens: outputs[0].y = activation(gate) * up, with the bits
+  // of separate calls; outputs[1].y is not used. REQUIRES: two outputs of the same size, kSet.
+  std::optional<Activation> gate = std::nullopt;
 };
 
 // Which elements of a head rotate together.
@@ -181,8 +187,6 @@ struct AttentionArgs {
 inline constexpr int kAttentionBiasMargin = kKvTileTokens - 1;  // kernels take whole tiles
 
 inline constexpr int kAttentionChunk = 512;  // UNITS: positions; a multiple of every block size
-
-enum class Activation { kSilu, kGeluTanh, kGeluErf, kRelu };
 
 // out = activation(gate) * up; without `up`, out = activation(gate).
 struct ActivationArgs {

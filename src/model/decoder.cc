@@ -1,5 +1,6 @@
 #include "model/decoder.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/check.h"
@@ -222,41 +223,41 @@ void DecoderModel::normalise_and_rotate(size_t tokens, int layer_index,
   }
 }
 
-// Gate and up lie side by side, as one product or as two; their activation takes the gate's place.
+// The activation takes the place of the gate, or of up where there is none.
 void DecoderModel::feed_forward_block(size_t tokens, int layer_index) {
   const DecoderLayer& layer = weights_.layers[static_cast<size_t>(layer_index)];
   const size_t inner = static_cast<size_t>(config_.feed_forward_length);
-  const size_t stride = config_.gated_feed_forward ? 2 * inner : inner;
-  float* first = activations_.inner->floats();  // the gate, or up where there is none
-  float* second = config_.gated_feed_forward ? first + inner : nullptr;
+  const size_t stride = layer.has_fused_gate() ? 2 * inner : inner;
+  float* product = activations_.inner->floats();
 
   apply_norm(layer.feed_forward_norm, activations_.hidden->floats(), activations_.normed->floats(),
              tokens);
-  std::array<LinearOutput, 2> outputs;
-  size_t products = 0;
-  const auto multiply = [&](const Linear& linear, float* y) {
-    outputs[products++] = {linear.weight.get(), bias_of(linear), y, stride};
+  LinearArgs linear = {.x = activations_.normed->floats(),
+                       .x_stride = static_cast<size_t>(config_.embedding_length),
+                       .tokens = tokens};
+  const auto output_of = [&](const Linear& part) {
+    return LinearOutput{part.weight.get(), bias_of(part), product, stride};
   };
-  if (layer.has_fused_gate()) {
-    multiply(layer.gate_up, first);
+  if (config_.gated_feed_forward && !layer.has_fused_gate()) {
+    const std::array outputs = {output_of(layer.gate), output_of(layer.up)};
+    linear.outputs = outputs;
+    linear.gate = config_.activation;
+    backend_.linear(linear);
   } else {
-    if (config_.gated_feed_forward) multiply(layer.gate, first);
-    multiply(layer.up, config_.gated_feed_forward ? second : first);
+    const std::array outputs = {output_of(layer.has_fused_gate() ? layer.gate_up : layer.up)};
+    linear.outputs = outputs;
+    backend_.linear(linear);
+    backend_.activation({.activation = config_.activation,
+                         .gate = product,
+                         .up = layer.has_fused_gate() ? product + inner : nullptr,
+                         .out = product,
+                         .tokens = tokens,
+                         .dim = inner,
+                         .gate_stride = stride,
+                         .up_stride = stride,
+                         .out_stride = stride});
   }
-  backend_.linear({.x = activations_.normed->floats(),
-                   .x_stride = static_cast<size_t>(config_.embedding_length),
-                   .tokens = tokens,
-                   .outputs = std::span(outputs).first(products)});
-  backend_.activation({.activation = config_.activation,
-                       .gate = first,
-                       .up = second,
-                       .out = first,
-                       .tokens = tokens,
-                       .dim = inner,
-                       .gate_stride = stride,
-                       .up_stride = stride,
-                       .out_stride = stride});
-  add_to_residual(layer.down, layer.post_feed_forward_norm, first, stride, tokens);
+  add_to_residual(layer.down, layer.post_feed_forward_norm, product, stride, tokens);
 }
 
 // hidden += norm(x W^T + b), the norm only where the architecture has one behind its parts.
@@ -355,8 +356,9 @@ Status DecoderModel::allocate_activations() {
   QUIPU_RETURN_IF_ERROR(rows_of(a.qkv, qkv_width(config_)));
   QUIPU_RETURN_IF_ERROR(
       rows_of(a.attention, static_cast<size_t>(config_.head_count) * config_.value_length));
-  QUIPU_RETURN_IF_ERROR(rows_of(a.inner, static_cast<size_t>(config_.feed_forward_length) *
-                                             (config_.gated_feed_forward ? 2 : 1)));
+  const bool fused = std::ranges::any_of(weights_.layers, &DecoderLayer::has_fused_gate);
+  QUIPU_RETURN_IF_ERROR(
+      rows_of(a.inner, static_cast<size_t>(config_.feed_forward_length) * (fused ? 2 : 1)));
   if (config_.local_rope) {
     QUIPU_RETURN_IF_ERROR(
         rows_of(a.local_rope_table, static_cast<size_t>(config_.local_rope->dims)));

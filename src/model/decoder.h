@@ -27,7 +27,7 @@ class DecoderModel : public Model {
     std::unique_ptr<DeviceBuffer> normed;      // [T, embedding_length]
     std::unique_ptr<DeviceBuffer> qkv;         // [T, query_width + key_width + value_width]
     std::unique_ptr<DeviceBuffer> attention;   // [T, head_count * value_length]
-    std::unique_ptr<DeviceBuffer> inner;       // [T, feed_forward_length], twice that with a gate
+    std::unique_ptr<DeviceBuffer> inner;       // [T, feed_forward_length]; twice that with gate_up
     std::unique_ptr<DeviceBuffer> rope_table;  // [T, rope dims / 2, 2]
     std::unique_ptr<DeviceBuffer> local_rope_table;  // as rope_table, when config.local_rope
     // The same for the sinks of one group: queries turned as if the sinks came right before the

@@ -311,23 +311,25 @@ void EncoderDecoderModel::feed_forward(const FeedForwardWeights& weights, float*
   const auto inner = static_cast<size_t>(config_.feed_forward_length);
   float* up = activations_.up->floats();
   const float* x = begin_part(weights.norm, hidden, tokens);
-  ActivationArgs activation = {.activation = config_.activation,
-                               .gate = up,
-                               .out = up,
-                               .tokens = tokens,
-                               .dim = inner,
-                               .gate_stride = inner,
-                               .up_stride = inner,
-                               .out_stride = inner};
   if (config_.gated_feed_forward) {
-    float* gate = activations_.gate->floats();
-    project(x, tokens, {output_of(weights.up, up, inner), output_of(weights.gate, gate, inner)});
-    activation.gate = gate;
-    activation.up = up;
+    const std::array outputs = {output_of(weights.gate, up, inner),
+                                output_of(weights.up, up, inner)};
+    backend_.linear({.x = x,
+                     .x_stride = width(),
+                     .tokens = tokens,
+                     .outputs = outputs,
+                     .gate = config_.activation});
   } else {
     project(x, tokens, {output_of(weights.up, up, inner)});
+    backend_.activation({.activation = config_.activation,
+                         .gate = up,
+                         .out = up,
+                         .tokens = tokens,
+                         .dim = inner,
+                         .gate_stride = inner,
+                         .up_stride = inner,
+                         .out_stride = inner});
   }
-  backend_.activation(activation);
   const std::array down = {output_of(weights.down, hidden, width(), LinearStore::kAdd)};
   backend_.linear({.x = up, .x_stride = inner, .tokens = tokens, .outputs = down});
   end_part(weights.norm, hidden, tokens);
@@ -375,7 +377,6 @@ Status EncoderDecoderModel::allocate_activations() {
   QUIPU_RETURN_IF_ERROR(rows_of(a.qkv, qkv_width()));
   QUIPU_RETURN_IF_ERROR(
       rows_of(a.attention, static_cast<size_t>(config_.head_count) * config_.value_length));
-  if (config_.gated_feed_forward) QUIPU_RETURN_IF_ERROR(rows_of(a.gate, inner));
   return rows_of(a.up, inner);
 }
 
@@ -414,7 +415,7 @@ PagedKvView EncoderDecoderModel::scratch_view() const {
 size_t EncoderDecoderModel::activation_bytes() const {
   const Activations& a = activations_;
   size_t total = weights_.encoder_bias.bytes() + weights_.decoder_bias.bytes();
-  for (const auto* buffer : {&a.hidden, &a.normed, &a.qkv, &a.attention, &a.gate, &a.up, &a.logits,
+  for (const auto* buffer : {&a.hidden, &a.normed, &a.qkv, &a.attention, &a.up, &a.logits,
                              &input_.hidden, &input_.scratch}) {
     if (*buffer != nullptr) total += (*buffer)->size();
   }

@@ -36,7 +36,6 @@ class EncoderDecoderModel : public Model {
     std::unique_ptr<DeviceBuffer> normed;     // [T, embedding_length]
     std::unique_ptr<DeviceBuffer> qkv;        // [T, query_width + key_width + value_width]
     std::unique_ptr<DeviceBuffer> attention;  // [T, head_count * value_length]
-    std::unique_ptr<DeviceBuffer> gate;       // [T, feed_forward_length]
     std::unique_ptr<DeviceBuffer> up;         // [T, feed_forward_length]
     std::unique_ptr<DeviceBuffer> logits;     // [R, vocab_size]; grows with the most rows asked for
   };

@@ -95,14 +95,16 @@ void pack_activations(const Job& job, std::byte* memory, size_t thread, size_t t
   }
 }
 
+constexpr size_t kSumStride = kTileGroup * kLanes;
+using Sums = float[kTokenBlock * kSumStride];
+
 // One group of tiles times one block of tokens.
 void multiply_block(const Job& job, const LinearOutput& output, std::byte* memory, size_t tile,
-                    size_t tile_count, size_t block) {
+                    size_t tile_count, size_t block, Sums& sums) {
   const PackedWeight& weight = packed(output);
   const BlockLayout layout = weight.traits().layout;
   const uint8_t* tiles[kTileGroup];
   for (size_t i = 0; i < tile_count; ++i) tiles[i] = weight.tile(tile + i);
-  alignas(64) float sums[kTokenBlock * kTileGroup * kLanes];
   const size_t tokens = block_tokens(job, block);
   const bool direct = layout == BlockLayout::kF32 && job.direct_f32;
   const DotArgs dot{
@@ -113,22 +115,65 @@ void multiply_block(const Job& job, const LinearOutput& output, std::byte* memor
       tokens,
       static_cast<int>(tokens),
       sums,
-      kTileGroup * kLanes,
+      kSumStride,
       weight.traits().zero};
   weight.dot()(dot);
-  const size_t column = tile * kLanes;
-  const size_t columns =
-      std::min(tile_count * kLanes, static_cast<size_t>(weight.out_features()) - column);
-  job.kernels->store({sums, kTileGroup * kLanes,
-                      output.bias == nullptr ? nullptr : output.bias + column,
-                      output.y + block * kTokenBlock * output.y_stride + column, output.y_stride,
-                      static_cast<int>(tokens), static_cast<int>(columns),
-                      output.store == LinearStore::kAdd ? 1 : 0});
 }
 
-// Tiles [first, last) of one output times token blocks [block_first, block_last).
-void multiply_tiles(const Job& job, const LinearOutput& output, std::byte* memory, size_t first,
-                    size_t last, size_t block_first, size_t block_last) {
+// Where the products of a group of tiles and a block of tokens go.
+struct Place {
+  size_t column, columns, tokens;
+  float* y;
+};
+
+Place place_of(const Job& job, const LinearOutput& output, size_t tile, size_t tile_count,
+               size_t block) {
+  const size_t column = tile * kLanes;
+  const auto features = static_cast<size_t>(packed(output).out_features());
+  return {column, std::min(tile_count * kLanes, features - column), block_tokens(job, block),
+          output.y + block * kTokenBlock * output.y_stride + column};
+}
+
+void store_block(const Job& job, const LinearOutput& output, std::byte* memory, size_t tile,
+                 size_t tile_count, size_t block) {
+  alignas(64) Sums sums;
+  multiply_block(job, output, memory, tile, tile_count, block, sums);
+  const Place place = place_of(job, output, tile, tile_count, block);
+  job.kernels->store({sums, kSumStride,
+                      output.bias == nullptr ? nullptr : output.bias + place.column, place.y,
+                      output.y_stride, static_cast<int>(place.tokens),
+                      static_cast<int>(place.columns), output.store == LinearStore::kAdd ? 1 : 0});
+}
+
+// The same tiles of gate and up; neither leaves the cache before they meet.
+void store_gated_block(const Job& job, std::byte* memory, size_t tile, size_t tile_count,
+                       size_t block) {
+  alignas(64) Sums sums[2];
+  const Place place = place_of(job, job.args->outputs[0], tile, tile_count, block);
+  for (size_t i = 0; i < 2; ++i) {
+    const LinearOutput& output = job.args->outputs[i];
+    multiply_block(job, output, memory, tile, tile_count, block, sums[i]);
+    if (output.bias == nullptr) continue;
+    job.kernels->store({sums[i], kSumStride, output.bias + place.column, sums[i], kSumStride,
+                        static_cast<int>(place.tokens), static_cast<int>(place.columns), 0});
+  }
+  const auto activation = job.kernels->activation[static_cast<int>(*job.args->gate)];
+  for (size_t t = 0; t < place.tokens; ++t) {
+    activation(sums[0] + t * kSumStride, sums[1] + t * kSumStride,
+               place.y + t * job.args->outputs[0].y_stride, place.columns);
+  }
+}
+
+// Tiles that are computed together: of one output, or of gate and up.
+struct Part {
+  size_t output;  // of a gate and up: the gate
+  size_t tiles, tile_bytes;
+};
+
+// Tiles [first, last) of one part times token blocks [block_first, block_last).
+void multiply_tiles(const Job& job, const Part& part, std::byte* memory, size_t first, size_t last,
+                    size_t block_first, size_t block_last) {
+  const LinearOutput& output = job.args->outputs[part.output];
   const size_t block_bytes =
       kTokenBlock * token_bytes(packed(output).traits().layout, job.in_features);
   const size_t super = std::max<size_t>(1, kSuperBlockBytes / block_bytes);
@@ -137,7 +182,11 @@ void multiply_tiles(const Job& job, const LinearOutput& output, std::byte* memor
     for (size_t tile = first; tile < last; tile += kTileGroup) {
       const size_t count = std::min<size_t>(kTileGroup, last - tile);
       for (size_t block = begin; block < end; ++block) {
-        multiply_block(job, output, memory, tile, count, block);
+        if (job.args->gate) {
+          store_gated_block(job, memory, tile, count, block);
+        } else {
+          store_block(job, output, memory, tile, count, block);
+        }
       }
     }
   }
@@ -152,20 +201,25 @@ void multiply(const Job& job, std::byte* memory, size_t thread, size_t threads) 
   for (size_t part = 0; part < job.token_parts; ++part) {
     const size_t block_first = job.blocks * part / job.token_parts;
     const size_t block_last = job.blocks * (part + 1) / job.token_parts;
-    for (const LinearOutput& output : job.args->outputs) {
-      const PackedWeight& weight = packed(output);
-      const size_t tile_bytes = weight.tile_bytes(), tiles = weight.tile_count();
-      const size_t first = from <= base ? 0 : std::min(tiles, ceil_div(from - base, tile_bytes));
-      const size_t last = to <= base ? 0 : std::min(tiles, ceil_div(to - base, tile_bytes));
-      if (first < last) {
-        multiply_tiles(job, output, memory, first, last, block_first, block_last);
-      }
-      base += weight.bytes();
+    for (size_t i = 0; i < job.args->outputs.size(); ++i) {
+      const PackedWeight& weight = packed(job.args->outputs[i]);
+      Part tiles{i, weight.tile_count(), weight.tile_bytes()};
+      if (job.args->gate) tiles.tile_bytes += packed(job.args->outputs[++i]).tile_bytes();
+      const auto tile_at = [&](size_t at) {
+        return at <= base ? 0 : std::min(tiles.tiles, ceil_div(at - base, tiles.tile_bytes));
+      };
+      const size_t first = tile_at(from), last = tile_at(to);
+      if (first < last) multiply_tiles(job, tiles, memory, first, last, block_first, block_last);
+      base += tiles.tiles * tiles.tile_bytes;
     }
   }
 }
 
 Job make_job(const LinearArgs& args, const KernelTable& kernels, size_t threads) {
+  QUIPU_CHECK(
+      !args.gate || (args.outputs.size() == 2 && args.outputs[0].weight->out_features() ==
+                                                     args.outputs[1].weight->out_features()),
+      "a gate needs two outputs of one size, not {} outputs", args.outputs.size());
   Job job{&args, &kernels, static_cast<size_t>(args.outputs[0].weight->in_features()),
           ceil_div(args.tokens, kTokenBlock)};
   size_t tiles = 0;

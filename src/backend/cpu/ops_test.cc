@@ -291,6 +291,36 @@ TEST_P(OpsTest, MixedOutputsEqualSeparateCalls) {
   for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bits(together[i], apart[i])) << i;
 }
 
+// Gates of one type and another, with and without bias, against product, product, activation.
+TEST_P(OpsTest, GatedProductEqualsSeparateCalls) {
+  Random random(12);
+  const size_t out = 150, in = 256;
+  const auto bias = random_floats(random, out);
+  for (const DType up_type : {DType::kQ4_K, DType::kQ8_0, DType::kBF16}) {
+    const StoredMatrix stored_gate(DType::kQ4_K, int64_t(out), int64_t(in), random);
+    const StoredMatrix stored_up(up_type, int64_t(out), int64_t(in), random);
+    const auto gate = backend_->load_linear(stored_gate.view).value();
+    const auto up = backend_->load_linear(stored_up.view).value();
+    for (const size_t tokens : {1, 5, 40}) {
+      const auto x = random_floats(random, tokens * in);
+      for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
+        const size_t stride = out + 3;
+        std::vector<float> fused(tokens * stride, 7.0f), first = fused, second = fused;
+        const LinearOutput apart[] = {
+            {gate.get(), b, first.data(), stride, LinearStore::kSet},
+            {up.get(), nullptr, second.data(), stride, LinearStore::kSet}};
+        backend_->linear({x.data(), in, tokens, apart});
+        backend_->activation({Activation::kSilu, first.data(), second.data(), first.data(), tokens,
+                              out, stride, stride, stride});
+        const LinearOutput together[] = {{gate.get(), b, fused.data(), stride, LinearStore::kSet},
+                                         {up.get(), nullptr, nullptr, 0, LinearStore::kSet}};
+        backend_->linear({x.data(), in, tokens, together, Activation::kSilu});
+        EXPECT_TRUE(same_bits(fused, first)) << tokens << " tokens, " << dtype_name(up_type);
+      }
+    }
+  }
+}
+
 TEST_P(OpsTest, ActivationsThatAreNotFiniteStayVisible) {
   Random random(11);
   const StoredMatrix matrix(DType::kQ8_0, 16, 64, random);
