@@ -85,8 +85,9 @@ void add_tokens(const AttentionJob& job, const AttentionUnit& unit, int chunk, i
   }
 }
 
-// Weighted values of a run of rows: the runs of tokens that all of them see whole together, the
-// rest row by row. Each row adds its tokens in order, from its first to its last.
+// Weighted values of rows [first, last): the runs of tokens that all of them see whole together,
+// what is before and behind for the heads of each token, which see the same. Each row adds its
+// tokens in order, from its first to its last.
 void add_values_of_rows(const AttentionJob& job, const AttentionUnit& unit, int chunk, int first,
                         int last, AttentionWorkspace& w) {
   const auto run_tokens = static_cast<int>(job.view.layout.value_run_tokens);
@@ -98,14 +99,21 @@ void add_values_of_rows(const AttentionJob& job, const AttentionUnit& unit, int 
   common_begin = (common_begin + run_tokens - 1) / run_tokens * run_tokens;
   common_end = common_end / run_tokens * run_tokens;
   const bool common = common_begin < common_end;
-  for (int r = first; r < last; ++r) {
-    add_tokens(job, unit, chunk, r, r + 1, w.begin[r], common ? common_begin : w.end[r], w);
-  }
+  const auto for_each_token = [&](const auto& add) {
+    for (int r = first, next; r < last; r = next) {
+      next = r + 1;
+      while (next < last && w.begin[next] == w.begin[r] && w.end[next] == w.end[r]) ++next;
+      add(r, next, w.begin[r], w.end[r]);
+    }
+  };
+  for_each_token([&](int r, int next, int begin, int end) {
+    add_tokens(job, unit, chunk, r, next, begin, common ? common_begin : end, w);
+  });
   if (!common) return;
   add_tokens(job, unit, chunk, first, last, common_begin, common_end, w);
-  for (int r = first; r < last; ++r) {
-    add_tokens(job, unit, chunk, r, r + 1, common_end, w.end[r], w);
-  }
+  for_each_token([&](int r, int next, int, int end) {
+    add_tokens(job, unit, chunk, r, next, common_end, end, w);
+  });
 }
 
 }  // namespace
