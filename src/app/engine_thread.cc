@@ -24,10 +24,14 @@ EngineThread::Running::Running(const LoadedModel& model, Pending&& pending)
     : task(model, pending.id, pending.ask.params),
       outbox(std::move(pending.ask.outbox)),
       tenant(std::move(pending.ask.tenant)),
+      at_end(std::move(pending.ask.at_end)),
       received_ns(pending.received_ns) {}
 
 EngineThread::EngineThread(LoadedModel& model, const EngineThreadConfig& config)
-    : model_(model), config_(config) {
+    : model_(model),
+      config_(config),
+      pins_(model.engine->scheduler().cache(), model.engine->scheduler().token_limit(), config.pins,
+            model.clock) {
   QUIPU_CHECK(config.running_max > 0 && config.waiting_max >= 0 && config.inspections_max > 0,
               "limits of the engine thread must be positive");
   thread_ = std::thread([this] { loop(); });
@@ -110,6 +114,8 @@ void EngineThread::loop() {
     for (Message& message : messages)
       std::visit([this](auto& content) { handle(std::move(content)); }, message);
     messages.clear();
+    end_late();
+    pins_.expire();
     admit();
     waits_for_tier_ = false;
     if (!running_.empty()) step();
@@ -135,14 +141,15 @@ bool EngineThread::take_messages(std::vector<Message>& messages) {
 
 void EngineThread::handle(Pending&& pending) {
   const RequestId id = pending.id;
-  queue_.push(id, pending.ask.priority, pending.ask.tenant, model_.clock.now_ns());
+  queue_.push(id, pending.ask.priority, pending.ask.tenant, model_.clock.now_ns(),
+              pending.ask.deadline_ns);
   waiting_.emplace(id, std::move(pending));
 }
 
 void EngineThread::handle(const Cancel& cancel) {
   if (queue_.erase(cancel.id)) {
     const auto pending = waiting_.extract(cancel.id);
-    end_cancelled(pending.mapped());
+    end_unstarted(pending.mapped(), FinishReason::kCancelled);
   } else if (running_.contains(cancel.id)) {
     model_.engine->cancel(cancel.id);
     model_.engine->scheduler().take_cancelled(cancelled_);
@@ -152,7 +159,9 @@ void EngineThread::handle(const Cancel& cancel) {
 }
 
 void EngineThread::handle(const Inspection& look) {
+  pins_.expire();  // nobody shall see one whose time is over
   EngineSnapshot snapshot{.engine = *model_.engine,
+                          .pins = pins_,
                           .metrics = metrics_,
                           .running = {},
                           .waiting = static_cast<int>(waiting_.size()),
@@ -187,12 +196,14 @@ void EngineThread::admit() {
     Pending pending = std::move(waiting_.extract(next->id).mapped());
     const RequestId id = pending.id;
     std::vector<TokenId> prompt = std::move(pending.ask.prompt);
+    const std::optional<int64_t> deadline_ns = pending.ask.deadline_ns;
     auto running = std::make_unique<Running>(model_, std::move(pending));
     running->place = free_place();
     running->started_ns = model_.clock.now_ns();
     const auto prompt_tokens = static_cast<int64_t>(prompt.size());
     Request request = running->task.make_request(std::move(prompt));
     request.priority = next->priority;
+    request.deadline_ns = deadline_ns;
     if (const Status status = model_.engine->submit(std::move(request)); !status.ok()) {
       end_refused(*running->outbox, status);
       continue;
@@ -254,6 +265,9 @@ void EngineThread::deliver(std::span<const StepEvent> events) {
       // Free before the caller hears of it, so that who waits for the end finds the place free.
       const std::unique_ptr<Running> last = std::move(found->second);
       running_.erase(found);
+      const FinishReason finish = update.end->finish;
+      if (last->at_end && finish != FinishReason::kCancelled && finish != FinishReason::kDeadline)
+        last->at_end(pins_, update.end->stats);
       released(1);
       last->outbox->put(std::move(update));
     } else if (!update.empty()) {
@@ -283,6 +297,8 @@ void EngineThread::note_end(const Running& running, const RequestStats& stats,
                             FinishReason finish) {
   const int64_t now_ns = model_.clock.now_ns();
   ++metrics_.finished[static_cast<size_t>(finish)];
+  metrics_.late_while_waiting +=
+      finish == FinishReason::kDeadline && !stats.started_ns.has_value() ? 1 : 0;
   metrics_.preemptions += static_cast<uint64_t>(stats.preemptions);
   metrics_.request_time.observe(seconds_between(running.received_ns, now_ns));
   metrics_.queue_time.observe(
@@ -302,14 +318,25 @@ void EngineThread::end_refused(GenerationOutbox& outbox, Status status) {
   outbox.put(std::move(update));
 }
 
-void EngineThread::end_cancelled(const Pending& pending) {
+// Ends those that wait here beyond their deadline; those in the engine it ends itself.
+void EngineThread::end_late() {
+  late_.clear();
+  queue_.take_late(model_.clock.now_ns(), late_);
+  for (const RequestId id : late_) {
+    const auto pending = waiting_.extract(id);
+    end_unstarted(pending.mapped(), FinishReason::kDeadline);
+  }
+}
+
+void EngineThread::end_unstarted(const Pending& pending, FinishReason reason) {
   const int64_t now_ns = model_.clock.now_ns();
-  ++metrics_.finished[static_cast<size_t>(FinishReason::kCancelled)];
+  ++metrics_.finished[static_cast<size_t>(reason)];
+  metrics_.late_while_waiting += reason == FinishReason::kDeadline ? 1 : 0;
   metrics_.queue_time.observe(seconds_between(pending.received_ns, now_ns));
   metrics_.request_time.observe(seconds_between(pending.received_ns, now_ns));
   released(1);
   GenerationUpdate update;
-  update.end = GenerationEnd{.finish = FinishReason::kCancelled};
+  update.end = GenerationEnd{.finish = reason};
   update.end->stats.submitted_ns = pending.received_ns;
   update.end->stats.finished_ns = now_ns;
   update.end->stats.prompt_tokens = static_cast<int64_t>(pending.ask.prompt.size());
@@ -324,7 +351,7 @@ void EngineThread::released(int count) {
 void EngineThread::cancel_all() {
   while (const std::optional<FairQueue::Next> next = queue_.pop(model_.clock.now_ns())) {
     const Pending pending = std::move(waiting_.extract(next->id).mapped());
-    end_cancelled(pending);
+    end_unstarted(pending, FinishReason::kCancelled);
   }
   std::vector<RequestId> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);

@@ -9,8 +9,8 @@
 //
 // Invariants:
 //   1. every request that submit() accepted gets exactly one update with an end, also when it is
-//      cancelled, refused by the engine, or alive when the thread stops;
-//   2. cancel() takes effect before the next step begins;
+//      cancelled, late, refused by the engine, or alive when the thread stops;
+//   2. cancel() and deadlines take effect before the next step begins;
 //   3. nothing but this thread touches the engine between start and stop.
 #pragma once
 
@@ -31,6 +31,7 @@
 #include "app/generation_outbox.h"
 #include "app/generation_task.h"
 #include "app/serving_metrics.h"
+#include "kv/kv_pins.h"
 
 namespace quipu {
 
@@ -38,6 +39,7 @@ struct EngineThreadConfig {
   int running_max = 16;   // given to the engine at once
   int waiting_max = 256;  // more may wait here
   int inspections_max = 64;
+  KvPinLimits pins;
 };
 
 struct GenerationAsk {
@@ -45,6 +47,10 @@ struct GenerationAsk {
   GenerationParams params;
   int priority = 0;    // lower ones get a free place first
   std::string tenant;  // who asks: tenants take turns
+  std::optional<int64_t> deadline_ns;  // Request::deadline_ns, and for its wait here too
+  // Called on the engine thread once the request has ended with all of its output and let go of its
+  // blocks, before the next step and before the outbox has the end. May be empty.
+  std::function<void(KvPins&, const RequestStats&)> at_end;
   std::shared_ptr<GenerationOutbox>
       outbox;  // shared: caller and engine thread end at their own time
 };
@@ -59,6 +65,7 @@ struct EngineSnapshot {
     std::string tenant;
   };
   const Engine& engine;
+  KvPins& pins;  // the one thing that a look may change
   const ServingMetrics& metrics;
   std::vector<Task> running;  // in the engine, by place
   int waiting = 0;            // without a place
@@ -92,6 +99,9 @@ class EngineThread {
   // or the thread stopped; `look` is then never called. THREADS: any.
   bool inspect(std::function<void(const EngineSnapshot&)> look);
 
+  // The most tokens that a tenant without pins can pin. UNITS: tokens. THREADS: any.
+  int64_t pin_tokens_max() const { return pins_.tokens_max(); }
+
   // From now on submit() answers kStopping; what was accepted goes on. THREADS: any.
   void drain();
 
@@ -120,6 +130,7 @@ class EngineThread {
     GenerationTask task;
     std::shared_ptr<GenerationOutbox> outbox;
     std::string tenant;
+    std::function<void(KvPins&, const RequestStats&)> at_end;
     int place = 0;
     int64_t received_ns = 0;
     int64_t started_ns = 0;     // given to the engine
@@ -137,7 +148,8 @@ class EngineThread {
   void deliver(std::span<const StepEvent> events);
   void report_progress();
   void end_refused(GenerationOutbox& outbox, Status status);
-  void end_cancelled(const Pending& pending);
+  void end_unstarted(const Pending& pending, FinishReason reason);
+  void end_late();
   void note_end(const Running& running, const RequestStats& stats, FinishReason finish);
   void released(int count);
   int free_place() const;
@@ -161,6 +173,8 @@ class EngineThread {
   std::unordered_map<RequestId, Pending> waiting_;
   std::unordered_map<RequestId, std::unique_ptr<Running>> running_;
   std::vector<StepEvent> cancelled_;
+  std::vector<RequestId> late_;
+  KvPins pins_;
   bool waits_for_tier_ = false;  // the last step computed nothing
   ServingMetrics metrics_;
 

@@ -228,6 +228,59 @@ TEST_F(EngineThreadTest, TenantsTakeTurnsForAFreePlace) {
   EXPECT_LT(started(8), started(2));
 }
 
+TEST_F(EngineThreadTest, LateRequestsEndWaitingOrRunning) {
+  Owner running, waiting, late;
+  EngineThread thread(*model_, {.running_max = 1, .waiting_max = 4});
+  GenerationAsk ask = ask_for({1, 2, 3}, kLong, running);
+  {
+    const Gate gate(thread);  // all three arrive before a step
+    ask.deadline_ns = model_->clock.now_ns() + 20'000'000;
+    submit_one(thread, std::move(ask));
+    ask = ask_for({4, 5, 6}, kLong, waiting);
+    ask.deadline_ns = model_->clock.now_ns() + 5'000'000;
+    submit_one(thread, std::move(ask));
+    ask = ask_for({7, 8, 9}, kLong, late);
+    ask.deadline_ns = model_->clock.now_ns();
+    submit_one(thread, std::move(ask));
+  }
+  // The first may have filled its context just in time.
+  const GenerationEnd& first = *running.wait_for_end().end;
+  EXPECT_TRUE(first.finish == FinishReason::kDeadline ||
+              first.finish == FinishReason::kContextFull);
+  EXPECT_NE(waiting.finish(), FinishReason::kNone);
+  EXPECT_EQ(late.finish(), FinishReason::kDeadline);
+  EXPECT_EQ(late.wait_for_end().end->stats.completion_tokens, 0);
+  EXPECT_EQ(running.ends() + waiting.ends() + late.ends(), 3);
+  EXPECT_EQ(thread.in_flight(), 0);
+}
+
+TEST_F(EngineThreadTest, WhatARequestComputedCanBePinnedBeforeAnythingElseRuns) {
+  Owner owner, other;
+  EngineThread thread(*model_, {});
+  const std::vector<TokenId> prompt(40, 7);
+  std::optional<KvPins::Outcome> outcome;
+  GenerationAsk ask = ask_for(prompt, 0, owner);
+  ask.at_end = [&](KvPins& pins, const RequestStats& stats) {
+    EXPECT_EQ(stats.prompt_tokens, 40);
+    KvPin pin;
+    pin.name = "p";
+    pin.tokens = prompt;
+    outcome = pins.pin(std::move(pin));
+  };
+  submit_one(thread, std::move(ask));
+  EXPECT_EQ(owner.finish(), FinishReason::kLength);
+  EXPECT_EQ(outcome, KvPins::Outcome::kPinned);
+  // A request that does not come to its end pins nothing.
+  ask = ask_for({1, 2, 3}, kLong, other);
+  bool called = false;
+  ask.at_end = [&](KvPins&, const RequestStats&) { called = true; };
+  ask.deadline_ns = model_->clock.now_ns();
+  submit_one(thread, std::move(ask));
+  EXPECT_EQ(other.finish(), FinishReason::kDeadline);
+  thread.stop();
+  EXPECT_FALSE(called);
+}
+
 TEST_F(EngineThreadTest, StoppingGivesEveryRequestItsEnd) {
   Owner running, waiting, never;
   EngineThread thread(*model_, {.running_max = 1, .waiting_max = 4});

@@ -16,9 +16,11 @@ int aged(int priority, int64_t since_ns, int64_t now_ns) {
 
 }  // namespace
 
-void FairQueue::push(RequestId id, int priority, const std::string& tenant, int64_t now_ns) {
-  const bool is_new = places_.emplace(id, Place{tenant, priority}).second;
+void FairQueue::push(RequestId id, int priority, const std::string& tenant, int64_t now_ns,
+                     std::optional<int64_t> deadline_ns) {
+  const bool is_new = places_.emplace(id, Place{tenant, priority, deadline_ns}).second;
   QUIPU_CHECK(is_new, "request {} waits already", id.value());
+  if (deadline_ns.has_value()) deadlines_.emplace(*deadline_ns, id.value());
   Tenant& asks = tenants_[tenant];
   if (asks.queues.empty()) asks.served = std::max(asks.served, served_floor_);
   asks.queues[priority].push_back({id, arrivals_++, now_ns});
@@ -31,9 +33,23 @@ bool FairQueue::erase(RequestId id) {
   const auto queue = tenant.queues.find(place->second.priority);
   std::erase_if(queue->second, [&](const Waiting& waiting) { return waiting.id == id; });
   if (queue->second.empty()) tenant.queues.erase(queue);
+  leave(id);
+  return true;
+}
+
+void FairQueue::take_late(int64_t now_ns, std::vector<RequestId>& late) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now_ns) {
+    late.push_back(RequestId(deadlines_.begin()->second));
+    erase(late.back());
+  }
+}
+
+void FairQueue::leave(RequestId id) {
+  const auto place = places_.find(id);
+  if (place->second.deadline_ns.has_value())
+    deadlines_.erase({*place->second.deadline_ns, id.value()});
   places_.erase(place);
   forget_idle();
-  return true;
 }
 
 std::optional<FairQueue::Next> FairQueue::pop(int64_t now_ns) {
@@ -58,8 +74,7 @@ std::optional<FairQueue::Next> FairQueue::pop(int64_t now_ns) {
   line->second.pop_front();
   if (line->second.empty()) turn->queues.erase(line);
   served_floor_ = std::max(served_floor_, turn->served);
-  places_.erase(next.id);
-  forget_idle();
+  leave(next.id);
   return next;
 }
 

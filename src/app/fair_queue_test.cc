@@ -80,16 +80,42 @@ TEST(FairQueue, WaitingMakesThePriorityBetter) {
   EXPECT_LE(now_ns, 11 * FairQueue::kAgeingNs);
 }
 
+TEST(FairQueue, LateOnesComeOutByThemselvesAndOthersWait) {
+  FairQueue queue;
+  queue.push(RequestId(0), 0, "a", 0, 500);
+  queue.push(RequestId(1), -5, "a", 0, 300);
+  queue.push(RequestId(2), 0, "b", 0);
+  queue.push(RequestId(3), 0, "b", 0, 301);
+  std::vector<RequestId> late;
+  queue.take_late(299, late);
+  EXPECT_TRUE(late.empty());
+  queue.take_late(300, late);
+  EXPECT_EQ(late, std::vector{RequestId(1)});
+  EXPECT_EQ(queue.pop(300)->id, RequestId(0));  // taken in time: it is late no more
+  queue.take_late(1'000, late);
+  EXPECT_EQ(late, (std::vector{RequestId(1), RequestId(3)}));
+  EXPECT_EQ(pop_all(queue, 1'000), std::vector<int64_t>{2});
+  EXPECT_TRUE(queue.empty());
+}
+
 TEST(FairQueue, EveryRequestComesOutOnceAndTenantsAreForgotten) {
   Random random(5);
   FairQueue queue;
   std::set<int64_t> waiting;
+  std::map<int64_t, int64_t> deadlines;  // by id
+  std::vector<RequestId> late;
   int64_t id = 0, now_ns = 0;
   for (int step = 0; step < 100'000; ++step, now_ns += 50'000'000) {
     const uint64_t what = random.next_below(10);
     const std::string tenant = std::to_string(random.next_below(1 + step / 100));
     if (what < 4) {
-      queue.push(RequestId(id), static_cast<int>(random.next_below(7)) - 3, tenant, now_ns);
+      std::optional<int64_t> deadline_ns;
+      if (random.next_below(2) == 0) {
+        deadline_ns = now_ns + static_cast<int64_t>(random.next_below(60'000'000'000));
+        deadlines[id] = *deadline_ns;
+      }
+      queue.push(RequestId(id), static_cast<int>(random.next_below(7)) - 3, tenant, now_ns,
+                 deadline_ns);
       waiting.insert(id++);
     } else if (what < 9) {
       const auto next = queue.pop(now_ns);
@@ -100,6 +126,14 @@ TEST(FairQueue, EveryRequestComesOutOnceAndTenantsAreForgotten) {
     } else {
       const auto some = static_cast<int64_t>(random.next_below(static_cast<uint64_t>(id) + 1));
       ASSERT_EQ(queue.erase(RequestId(some)), waiting.erase(some) == 1);
+    }
+    late.clear();
+    queue.take_late(now_ns, late);
+    for (const RequestId gone : late) {
+      ASSERT_EQ(waiting.erase(gone.value()), 1u);
+      ASSERT_LE(deadlines.at(gone.value()), now_ns);
+      // Looked at after each step of 50 ms: none was left longer.
+      ASSERT_GT(deadlines.at(gone.value()), now_ns - 50'000'000);
     }
     ASSERT_EQ(queue.size(), waiting.size());
   }

@@ -64,7 +64,9 @@ struct ServingMetrics {
   Histogram batch_sequences{kBatchBounds};
 
   // By finish reason, indexed by FinishReason; `refused` never reached the engine.
-  std::array<uint64_t, 5> finished{};
+  std::array<uint64_t, kFinishReasons> finished{};
+  // Of those with FinishReason::kDeadline, the ones that had not been computed at all.
+  uint64_t late_while_waiting = 0;
   uint64_t refused = 0;
   uint64_t preemptions = 0;
   uint64_t prompt_tokens_total = 0;

@@ -23,6 +23,7 @@ struct ServeFlags {
   std::string log = "-";
   int port = 8080;
   double read_timeout_s = 10, write_timeout_s = 30, ping_interval_s = 15, drain_timeout_s = 30;
+  double request_timeout_s = 0;
   uint64_t body_bytes_max = 8 * kMiB;
 };
 
@@ -92,6 +93,7 @@ Status resolve(ServeFlags& flags, const std::filesystem::path& model) {
   serve.http.write_timeout = to_ms(flags.write_timeout_s);
   serve.http.ping_interval = to_ms(flags.ping_interval_s);
   serve.drain_timeout = to_ms(flags.drain_timeout_s);
+  serve.request_timeout = to_ms(flags.request_timeout_s);
   serve.access_log = flags.output.quiet && flags.log == "-" ? "" : flags.log;
   return check_serve_options(serve);
 }
@@ -196,6 +198,16 @@ void add_server_flags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--timeout", flags.write_timeout_s, "Seconds a client may take to read 64 KiB")
       ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  command
+      .add_option("--request-timeout", flags.request_timeout_s,
+                  "Seconds after which a request ends, waiting or running; 0: never")
+      ->check(CLI::Range(0.0, 604800.0))
+      ->capture_default_str();
+  command
+      .add_option("--kv-pin-share", serve.pin_share,
+                  "Share of the KV blocks that pins (/v1/kv/pin) may hold; 0: no pins")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command
       .add_option("--sse-ping-interval", flags.ping_interval_s,

@@ -191,14 +191,19 @@ Status Engine::submit(Request request) {
 
 std::span<const StepEvent> Engine::step() {
   events_.clear();
-  scheduler_.take_cancelled(events_);
+  const int64_t plan_begin_ns = clock_.now_ns();
   scheduler_.plan(plan_);
+  scheduler_.take_cancelled(events_);
   if (plan_.empty()) return events_;
   const TransferStatistics before = runner_.transfers();
   const int64_t begin_ns = clock_.now_ns();
   const std::span<const TokenId> next_tokens = runner_.run(plan_);
   measure(plan_, before, begin_ns);
+  const int64_t commit_begin_ns = clock_.now_ns();
   scheduler_.commit(plan_, next_tokens, events_);
+  phases_.plan_ns += begin_ns - plan_begin_ns;
+  phases_.commit_ns += clock_.now_ns() - commit_begin_ns;
+  ++steps_;
   return events_;
 }
 
@@ -225,7 +230,11 @@ EngineStatistics Engine::statistics() const {
                                  .scheduler = scheduler_.counters(),
                                  .policy = std::string(cache.index().policy_name()),
                                  .index_bytes = cache.index().index_bytes(),
-                                 .transfers = runner_.transfers()};
+                                 .transfers = runner_.transfers(),
+                                 .phases = runner_.phases(),
+                                 .steps = steps_};
+  statistics.phases.plan_ns = phases_.plan_ns;
+  statistics.phases.commit_ns = phases_.commit_ns;
   for (int group = 0; group < cache.num_groups(); ++group) {
     const uint64_t block_bytes = storage_.spec().groups[static_cast<size_t>(group)].block_bytes;
     statistics.groups.push_back({cache.lifetime(group), block_bytes, cache.block_states(group)});

@@ -92,6 +92,8 @@ class Engine {
   ModelRunner runner_;
   StepPlan plan_;
   std::vector<StepEvent> events_;
+  StepPhases phases_;  // but for what the runner measures
+  int64_t steps_ = 0;
 };
 
 // The most tokens of a streamed sequence: positions are 32-bit numbers. UNITS: tokens.

@@ -22,7 +22,10 @@ int first_logit_token(const ScheduledSequence& scheduled) {
 }  // namespace
 
 std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
+  const int64_t begin_ns = clock_.now_ns();
   run_transfers(plan);
+  const int64_t moved_ns = clock_.now_ns();
+  phases_.transfer_ns += moved_ns - begin_ns;
   next_tokens_.clear();
   if (plan.sequences.empty()) return next_tokens_;
   encode_inputs(plan);
@@ -39,7 +42,11 @@ std::span<const TokenId> ModelRunner::run(const StepPlan& plan) {
                     .block_table_stride = input_block_table_stride_,
                     .lengths = input_lengths_};
   }
-  consume_logits(plan, model_.forward(batch, storage_.view()));
+  const std::span<const float> logits = model_.forward(batch, storage_.view());
+  const int64_t computed_ns = clock_.now_ns();
+  phases_.forward_ns += computed_ns - moved_ns;
+  consume_logits(plan, logits);
+  phases_.sample_ns += clock_.now_ns() - computed_ns;
   return next_tokens_;
 }
 

@@ -32,6 +32,8 @@ class ModelRunner {
   // run().
   std::span<const TokenId> run(const StepPlan& plan);
   const TransferStatistics& transfers() const { return transfers_; }
+  // Of transfers, forward passes and sampling; the rest is the engine's.
+  const StepPhases& phases() const { return phases_; }
 
  private:
   void run_transfers(const StepPlan& plan);
@@ -50,6 +52,7 @@ class ModelRunner {
   KvTier* tier_;
   const Clock& clock_;
   TransferStatistics transfers_;
+  StepPhases phases_;
 
   // Where the tokens lie in one stream group. SHAPE: as in GroupBatch.
   struct GroupArrays {

@@ -22,9 +22,11 @@ enum class FinishReason {
   kLength,       // max_tokens
   kContextFull,  // the model's context, or the KV pool, holds no more
   kCancelled,
+  kDeadline,  // Request::deadline_ns passed
 };
+inline constexpr int kFinishReasons = 6;
 
-// OpenAI's names: "stop", "length" (also for a full context), "cancelled".
+// OpenAI's names: "stop", "length" (also for a full context), "cancelled"; and "deadline".
 std::string_view finish_reason_name(FinishReason reason);
 
 // Which positions' logits the caller wants to see.
@@ -48,6 +50,8 @@ struct Request {
   // in order of arrival. The scheduler keeps to this strictly: whoever hands it an endless supply of
   // low numbers starves the others (app/fair_queue.h does not).
   int priority = 0;
+  // Ends then, waiting or running, before the next step. UNITS: ns of the engine's clock.
+  std::optional<int64_t> deadline_ns;
   Retention retention;  // of what this request leaves in the cache
   bool explain_cache = false;  // fill RequestStats::reuse with all that KvCache::explain() tells
   std::string explain_salts;   // and look only under salts that begin like this
@@ -64,6 +68,8 @@ struct RequestStats {
   int64_t cached_input_tokens = 0;
   KvExplanation reuse;        // where those came from, and why there were not more
   int preemptions = 0;
+  int64_t drafts_proposed = 0,
+          drafts_accepted = 0;  // guessed tokens that were checked, and came true
   int64_t submitted_ns = 0;
   std::optional<int64_t> started_ns;      // first scheduled
   std::optional<int64_t> first_token_ns;  // prompt computed; nothing when it ended before that

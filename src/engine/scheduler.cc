@@ -11,6 +11,7 @@ std::string_view finish_reason_name(FinishReason reason) {
     case FinishReason::kLength:
     case FinishReason::kContextFull: return "length";
     case FinishReason::kCancelled: return "cancelled";
+    case FinishReason::kDeadline: return "deadline";
   }
   return "unknown";
 }
@@ -141,6 +142,24 @@ bool Scheduler::cancel(RequestId id) {
   return false;
 }
 
+void Scheduler::end_late() {
+  const auto take_late_of = [this](auto& sequences) {
+    for (size_t i = 0; i < sequences.size();) {
+      const std::optional<int64_t>& deadline_ns = sequences[i]->request.deadline_ns;
+      if (!deadline_ns.has_value() || *deadline_ns > planned_ns_) {
+        ++i;
+        continue;
+      }
+      std::unique_ptr<Sequence> late = std::move(sequences[i]);
+      sequences.erase(sequences.begin() + static_cast<std::ptrdiff_t>(i));
+      ++counters_.deadlines_passed;
+      cancelled_.push_back(finish(std::move(late), FinishReason::kDeadline));
+    }
+  };
+  take_late_of(waiting_);
+  take_late_of(running_);
+}
+
 void Scheduler::take_cancelled(std::vector<StepEvent>& events) {
   std::move(cancelled_.begin(), cancelled_.end(), std::back_inserter(events));
   cancelled_.clear();
@@ -149,6 +168,7 @@ void Scheduler::take_cancelled(std::vector<StepEvent>& events) {
 void Scheduler::plan(StepPlan& plan) {
   plan.clear();
   planned_ns_ = clock_.now_ns();
+  end_late();
   cache_.finish_transfers();
   int budget = config_.batch_tokens_max;
   schedule_running(plan, budget, /*decoding=*/true);
@@ -443,6 +463,8 @@ void Scheduler::take_outputs(const ScheduledSequence& scheduled,
     sequence.lookup.judged(scheduled.num_drafts, accepted);
     counters_.drafts_proposed += scheduled.num_drafts;
     counters_.drafts_accepted += accepted;
+    sequence.stats.drafts_proposed += scheduled.num_drafts;
+    sequence.stats.drafts_accepted += accepted;
   }
   // Keys and values of drafts that did not come true are written over.
   cache_.append(sequence.kv, sequence.tokens, scheduled.num_tokens + accepted);

@@ -2,18 +2,21 @@
 //
 // One token budget per step; sequences that are one token behind come first (decode), then those
 // further behind (prefill, in chunks), then new ones; each by rank: by priority, then in order of
-// arrival. A new one whose beginning another is just computing waits for it, so that the shared part
-// is computed once. While some decode, a step computes only so many prompt tokens as keep it short
-// (step_pacer.h). When blocks run out, cached ones are evicted; then the running sequence of the
-// last rank is preempted: its blocks become cached, and later it goes on from what is left of them,
-// in memory or in the tier. A new sequence may preempt those of a later priority. The first in rank
-// always moves, so all do. A request whose beginning lies in the tier waits until it came, while
-// others pass. No request is lost: each ends with exactly one finish reason.
+// arrival. A new one whose beginning another is just computing waits for it, so that the shared
+// part is computed once. While some decode, a step computes only so many prompt tokens as keep it
+// short (step_pacer.h). When blocks run out, cached ones are evicted; then the running sequence of
+// the last rank is preempted: its blocks become cached, and later it goes on from what is left of
+// them, in memory or in the tier. A new sequence may preempt those of a later priority. The first
+// in rank always moves, so all do. A request whose beginning lies in the tier waits until it came,
+// while others pass. No request is lost: each ends with exactly one finish reason.
 //
 // A request with an input for an encoder has it encoded in the step in which it starts, unless an
 // equal input is encoded already; the input's tokens count in the step's budget. A step encodes
 // what fits into the budget, or one input that does not. Prefixes of the decoder are shared only
-// where the inputs are equal. plan() and commit() are the only places that change
+// where the inputs are equal.
+//
+// A request whose deadline has passed ends when the next step is planned, wherever it is.
+// plan() and commit() are the only places that change
 // sequences and blocks, and they touch no KV byte.
 //
 // Invariants (check_invariants):
@@ -71,6 +74,7 @@ struct SchedulerCounters {
   int64_t tokens_from_tier = 0, tokens_waited_for = 0;
   int64_t drafts_proposed = 0, drafts_accepted = 0;  // UNITS: tokens
   int64_t tier_waits_given_up = 0;
+  int64_t deadlines_passed = 0;
 };
 
 // One sequence's share of a step: tokens [first_position, first_position + num_tokens), and after
@@ -141,8 +145,8 @@ class Scheduler {
     return !running_.empty() || !waiting_.empty() || !cancelled_.empty();
   }
 
-  // Fills `plan` with the next step. Empty only when there is no work, or when all of it waits for a
-  // tier.
+  // Ends what is late (its events come out of the next take_cancelled()) and fills `plan` with the
+  // next step. Empty only when there is no work, or when all of it waits for a tier.
   void plan(StepPlan& plan);
 
   // Takes the step's outcome. SHAPE: next_tokens: for each planned sequence one entry, and one more
@@ -152,7 +156,7 @@ class Scheduler {
   void commit(const StepPlan& plan, std::span<const TokenId> next_tokens,
               std::vector<StepEvent>& events);
 
-  // Moves the events of cancelled requests into `events`.
+  // Moves the events of cancelled and late requests into `events`.
   void take_cancelled(std::vector<StepEvent>& events);
 
   // The most tokens a sequence may have: the model's context or the whole pool. UNITS: tokens.
@@ -174,6 +178,7 @@ class Scheduler {
  private:
   using SequenceList = std::vector<std::unique_ptr<Sequence>>;
 
+  void end_late();
   void schedule_running(StepPlan& plan, int& budget, bool decoding);
   void admit_waiting(StepPlan& plan, int& budget);
   bool start_by_rank(size_t index, StepPlan& plan);

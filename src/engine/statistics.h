@@ -16,6 +16,15 @@ struct TransferStatistics {
   int64_t store_ns = 0, restore_ns = 0;
 };
 
+// Where the time of steps went. UNITS: ns since the start.
+struct StepPhases {
+  int64_t plan_ns = 0;      // scheduling, and finding what is cached
+  int64_t transfer_ns = 0;  // copies of blocks, and moves between the pools and the tier
+  int64_t forward_ns = 0;   // building the batch, the model, and its encoder
+  int64_t sample_ns = 0;    // from logits to tokens
+  int64_t commit_ns = 0;    // publishing blocks, ending requests
+};
+
 struct KvGroupStatistics {
   KvLifetime lifetime;
   uint64_t block_bytes = 0;  // UNITS: bytes
@@ -30,6 +39,8 @@ struct EngineStatistics {
   uint64_t index_bytes = 0;               // UNITS: bytes of bookkeeping
   uint64_t indexed_bytes = 0;             // UNITS: bytes of the blocks in the index
   TransferStatistics transfers;
+  StepPhases phases;
+  int64_t steps = 0;  // that computed something
   std::optional<TierStats> tier;
   uint64_t tier_capacity_bytes = 0;
   // Smoothed measurements of the cost model.

@@ -105,7 +105,7 @@ KvExplanation KvCache::begin(SequenceKv& sequence, std::span<const TokenId> toke
   counters_.lookups_hit += sequence.num_tokens() > 0;
   found.counted_as = found.reason;
   if (found.reason == MissReason::kNeverSeen &&
-      is_under_other_salt(sequence, wanted, "", kSaltsLookedAt))
+      is_under_other_salt(sequence.salt, sequence.num_tokens(), wanted, "", kSaltsLookedAt))
     found.counted_as = MissReason::kOtherSalt;
   ++counters_.misses[static_cast<size_t>(found.counted_as)];
   return found;

@@ -143,6 +143,15 @@ class KvCache {
   // counters only, which are the operator's.
   void explain(const SequenceKv& sequence, std::span<const TokenId> tokens, int64_t reuse_max,
                std::string_view salts, KvExplanation& explanation);
+  // What begin() would find of a prompt now, and why not more, with what explain() adds of it.
+  // Counts nothing and changes nothing. UNITS: tier_tokens: what could be reused once the tier
+  // brought its part back; no less than what is found.
+  struct Preview {
+    KvExplanation found;
+    int64_t tier_tokens = 0;
+  };
+  Preview preview(const std::string& salt, std::span<const TokenId> tokens, int64_t reuse_max,
+                  std::string_view salts);
   // A look-up that was counted under one reason turned out to have missed for another.
   void recount_miss(KvExplanation& explanation, MissReason reason);
 
@@ -199,9 +208,14 @@ class KvCache {
   // UNITS (these three): blocks of one group.
   int total_blocks(int group = 0) const { return pool(group).total_blocks(); }
   int free_blocks(int group = 0) const { return pool(group).free_blocks(); }
-  // Free, or only kept for later.
+  // Free, or only kept for later and not pinned.
   int available_blocks(int group = 0) const {
-    return pool(group).free_blocks() + index_.num_cached_blocks(group);
+    return pool(group).free_blocks() + index_.num_cached_blocks(group) -
+           index_.num_kept_blocks(group);
+  }
+  // The most blocks of a group that a sequence of up to `tokens` tokens holds at once.
+  int64_t blocks_held_max_for(int group, int64_t tokens) const {
+    return blocks_held_max(lifetime(group), config_.block_tokens, tokens, config_.chunk_max);
   }
   KvBlockStates block_states(int group = 0) const;
   bool is_free(int group, BlockId block) const { return pool(group).reference_count(block) == 0; }
@@ -232,8 +246,10 @@ class KvCache {
   int64_t resume_point(const SequenceKv& sequence, int64_t count) const;
   void restore_windows(SequenceKv& sequence, int64_t count);
   std::span<BlockRef> share_all(const SequenceKv& sequence, int block);
-  bool is_under_other_salt(const SequenceKv& sequence, std::span<const TokenId> wanted,
+  bool is_under_other_salt(const std::string& own, int64_t found, std::span<const TokenId> wanted,
                            std::string_view salts, int salts_max) const;
+  void explain_gone(const PrefixIndex::Match& match, std::span<const TokenId> wanted,
+                    KvExplanation& explanation) const;
   MissReason miss_reason(const PrefixIndex::Match& match, std::span<const TokenId> wanted) const;
 
   // Blocks of one position on their way from the tier.

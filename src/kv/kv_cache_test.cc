@@ -201,11 +201,11 @@ TEST_P(KvCacheRandom, EverySequenceFindsItsTokensWhateverHappens) {
         live.push_back(std::move(fork));
       }
     } else if (action == 8 && random.next_below(20) == 0) {
-      for (const NodeId node : pinned) model.cache.index().unpin(node);
+      for (const NodeId node : pinned) model.cache.index().unpin(node, kBlock);
       pinned.clear();
       if (!live[pick]->kv.path.empty()) {
         pinned.push_back(live[pick]->kv.path.back());
-        model.cache.index().pin(pinned.back());
+        model.cache.index().pin(pinned.back(), kBlock);
       }
     } else if (action >= 8) {
       model.release(*live[pick]);
@@ -229,7 +229,7 @@ TEST_P(KvCacheRandom, EverySequenceFindsItsTokensWhateverHappens) {
   EXPECT_EQ(counters.window_blocks_evicted > 0, windowed);
   EXPECT_EQ(recomputed > 0, windowed) << "no truncation met a window that was gone";
   EXPECT_EQ(counters.blocks_evicted > 0, !GetParam().groups[0].lifetime.is_windowed());
-  for (const NodeId node : pinned) model.cache.index().unpin(node);
+  for (const NodeId node : pinned) model.cache.index().unpin(node, kBlock);
   for (const auto& sequence : live) model.release(*sequence);
   model.expect_all_free();
 }
@@ -374,7 +374,7 @@ TEST(KvCache, PinnedBlocksStayAndARequestThatCannotFitEvictsNothing) {
   compute_and_release(model, pinned);
   const PrefixIndex::Match match =
       model.cache.index().match(model.cache.index().root(""), pinned.tokens);
-  model.cache.index().pin(match.path.back());
+  model.cache.index().pin(match.path.back(), kBlock);
   compute_and_release(model, cached);
   TestSequence large = model.sequence(run_of(200, 80));
   model.begin(large, 79);
@@ -385,7 +385,7 @@ TEST(KvCache, PinnedBlocksStayAndARequestThatCannotFitEvictsNothing) {
   EXPECT_TRUE(model.cache.reserve(fits.kv, 32));  // the free block, and the unpinned one
   EXPECT_EQ(model.cache.match_length(pinned.kv, pinned.tokens), 32);
   model.release(fits);
-  model.cache.index().unpin(match.path.back());
+  model.cache.index().unpin(match.path.back(), kBlock);
 }
 
 // What other salts have is for the operator: in the counters and in explain(), not in begin().

@@ -17,14 +17,30 @@
 
 #include "kv/host_tier.h"
 #include "kv/kv_cache.h"
+#include "kv/kv_pins.h"
 
 namespace quipu {
 namespace {
 
 constexpr int kBlock = 16;
 
-enum class Kind { kBegin, kAppend, kTruncate, kFork, kRelease, kPreempt, kPromote, kTime, kClear };
-constexpr int kKinds = 9;
+enum class Kind {
+  kBegin,
+  kAppend,
+  kTruncate,
+  kFork,
+  kRelease,
+  kPreempt,
+  kPromote,
+  kTime,
+  kClear,
+  kPin,
+  kUnpin
+};
+constexpr int kKinds = 11;
+constexpr int64_t kTokensMax = 96;  // of a request
+// Whose salts they are: pins of one never touch what the other has.
+const std::string kOwners[] = {"someone", "tenant"};
 
 struct Operation {
   Kind kind = Kind::kBegin;
@@ -67,8 +83,10 @@ class World {
                 .block_tokens = kBlock,
                 .fingerprint = "property",
                 .policy = policy,
+                .chunk_max = 40,
                 .tier = tier_bytes > 0 ? &tier_ : nullptr},
-               clock_) {
+               clock_),
+        pins_(cache_, kTokensMax, {.share = 0.6, .owners = 2, .pins_per_owner_max = 5}, clock_) {
     for (const KvGroupConfig& group : groups_)
       slots_.emplace_back(static_cast<size_t>(group.total_blocks) * kBlock, -1);
   }
@@ -82,6 +100,8 @@ class World {
         if (operation.amount % 8 == 0) cache_.clear();
         break;
       case Kind::kPromote: promote(operation); break;
+      case Kind::kPin: pin(operation); break;
+      case Kind::kUnpin: unpin(operation); break;
       default:
         if (!live_.empty()) on_live(operation, live_[pick(operation)]);
     }
@@ -89,11 +109,17 @@ class World {
     check();
   }
 
+  int pinned() const { return pinned_; }
+
   void end() {
     for (auto& request : live_) cache_.release(request->kv, request->tokens);
     live_.clear();
     move_bytes();
     cache_.finish_transfers();
+    clock_.advance_ns(int64_t{1} << 40);  // those with a time to live end by themselves
+    pins_.expire();
+    for (const KvPin* pin : pins_.list("")) RC_ASSERT(!pin->expires_ns.has_value());
+    while (pins_.num_pins() > 0) RC_ASSERT(pins_.unpin("", pins_.list("").front()->name));
     cache_.clear();
     cache_.check_invariants();
     for (size_t g = 0; g < groups_.size(); ++g)
@@ -115,7 +141,7 @@ class World {
     auto request = std::make_unique<Live>();
     request->tokens = prompt_of(operation.family, operation.amount + 1);
     request->kv = cache_.make_sequence();
-    request->kv.salt = operation.pick == 5 ? "tenant" : "";
+    request->kv.salt = kOwners[operation.pick == 5 ? 1 : 0];
     if (operation.pick == 4) request->kv.retention.expires_ns = clock_.now_ns() + 2'000'000'000;
     begin_again(*request);
     live_.push_back(std::move(request));
@@ -175,7 +201,8 @@ class World {
 
   void append(Live& request, const Operation& operation) {
     const int64_t begin = request.kv.num_tokens();
-    const int64_t end = begin + 1 + operation.amount % 40;
+    const int64_t end = std::min(kTokensMax, begin + 1 + operation.amount % 40);
+    if (end <= begin) return;
     while (static_cast<int64_t>(request.tokens.size()) < end)
       request.tokens.push_back(static_cast<TokenId>(5000 + 7 * operation.family +
                                                     static_cast<int>(request.tokens.size())));
@@ -194,7 +221,8 @@ class World {
   }
 
   void promote(const Operation& operation) {
-    const SequenceKv asking = cache_.make_sequence();
+    SequenceKv asking = cache_.make_sequence();
+    asking.salt = kOwners[0];
     const std::vector<TokenId> tokens = prompt_of(operation.family, operation.amount + 1);
     const auto ticket = cache_.promote(asking, tokens, static_cast<int64_t>(tokens.size()) - 1);
     if (!ticket.has_value()) return;
@@ -208,6 +236,33 @@ class World {
     // A small tier may have let go of them for what was evicted to make room.
     RC_ASSERT(cache_.counters().blocks_lost > lost ||
               cache_.match_length(asking, tokens) >= ticket->tokens_after);
+  }
+
+  void pin(const Operation& operation) {
+    KvPin pin;
+    pin.name = "pin " + std::to_string(++pins_made_);
+    pin.owner = kOwners[operation.pick == 5 ? 1 : 0];
+    pin.salt = pin.owner;
+    const std::vector<std::vector<TokenId>>& known = computed_[pin.salt];
+    if (known.empty()) return;
+    pin.tokens = known[static_cast<size_t>(operation.amount) % known.size()];
+    pin.tokens.resize(1 + static_cast<size_t>(operation.amount * 7) % pin.tokens.size());
+    if (operation.pick % 2 == 0) pin.expires_ns = clock_.now_ns() + 20'000'000'000;
+    SequenceKv asking = cache_.make_sequence();
+    asking.salt = pin.salt;
+    const auto wanted = static_cast<int64_t>(pin.tokens.size());
+    const bool is_cached = cache_.match_length(asking, pin.tokens) == wanted;
+    const KvPins::Outcome outcome = pins_.pin(std::move(pin));
+    RC_ASSERT((outcome == KvPins::Outcome::kNotCached) == !is_cached);
+    if (outcome == KvPins::Outcome::kPinned) pinned_ += 1;
+  }
+
+  void unpin(const Operation& operation) {
+    const std::vector<const KvPin*> pins = pins_.list(kOwners[operation.pick % 2]);
+    if (pins.empty()) return;
+    const std::string name = pins[static_cast<size_t>(operation.amount) % pins.size()]->name;
+    RC_ASSERT(!pins_.unpin(kOwners[1 - operation.pick % 2], name));  // it is not theirs
+    RC_ASSERT(pins_.unpin(kOwners[operation.pick % 2], name));
   }
 
   // What the engine does before a step: stores, copies, loads.
@@ -231,6 +286,20 @@ class World {
 
   void check() {
     cache_.check_invariants();
+    pins_.expire();
+    pins_.check_invariants();
+    // Whatever is pinned, a request of full length fits beside it once the others have ended.
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const int group = static_cast<int>(g);
+      const bool has_budget = pins_.owner_budget(group) > 0;
+      RC_ASSERT(!has_budget ||
+                pins_.held_blocks(group) + cache_.blocks_held_max_for(group, kTokensMax) <=
+                    cache_.total_blocks(group));
+    }
+    if (live_.empty() && !cache_.has_promotions() && has_budgets()) {
+      SequenceKv longest = cache_.make_sequence();
+      RC_ASSERT(cache_.can_grow_to(longest, kTokensMax));
+    }
     for (const auto& request : live_) {
       for (size_t g = 0; g < groups_.size(); ++g) {
         const BlockTable& table = request->kv.tables[g];
@@ -245,15 +314,26 @@ class World {
     }
   }
 
+  bool has_budgets() const {
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (pins_.owner_budget(static_cast<int>(g)) == 0) return false;
+    }
+    return true;
+  }
+
   FakeClock clock_;
   std::vector<KvGroupConfig> groups_;
   HostTier tier_;
   KvCache cache_;
+  KvPins pins_;
+  int pins_made_ = 0, pinned_ = 0;
   std::vector<std::vector<TokenId>> slots_;  // SHAPE: [groups][slots]
   std::vector<std::unique_ptr<Live>> live_;
   std::vector<KvCopy> copies_;
   std::map<std::string, std::vector<std::vector<TokenId>>> computed_;  // by salt
 };
+
+int pins_kept = 0;  // over all worlds of a property
 
 void check_property(const std::vector<KvGroupConfig>& groups, const std::string& policy,
                     uint64_t tier_bytes) {
@@ -261,13 +341,16 @@ void check_property(const std::vector<KvGroupConfig>& groups, const std::string&
   // overrides both, for a longer search.
   if (std::getenv("RC_PARAMS") == nullptr)
     setenv("RC_PARAMS", "seed=20 max_success=60 max_size=200", 1);
+  pins_kept = 0;
   const bool holds = rc::check([&] {
     const auto operations = *rc::gen::container<std::vector<Operation>>(any_operation());
     World world(groups, policy, tier_bytes);
     for (const Operation& operation : operations) world.apply(operation);
     world.end();
+    pins_kept += world.pinned();
   });
   EXPECT_TRUE(holds);
+  EXPECT_GT(pins_kept, 30) << "hardly anything was pinned";
 }
 
 TEST(KvProperty, OneGroupAboveATier) { check_property({{14, {}, 64}}, "reuse", 1 << 20); }

@@ -253,11 +253,19 @@ void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> token
   if (!config_.publish) return;
   const std::span<const TokenId> wanted = tokens.first(
       static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
-  const NodeId root = index_.root(sequence.salt);
-  const PrefixIndex::Match match = index_.match(root, wanted);
+  explain_gone(index_.match(index_.root(sequence.salt), wanted), wanted, explanation);
+  if (explanation.reason != MissReason::kNeverSeen ||
+      !is_under_other_salt(sequence.salt, sequence.num_tokens(), wanted, salts, index_.num_roots()))
+    return;
+  explanation.reason = MissReason::kOtherSalt;
+  recount_miss(explanation, MissReason::kOtherSalt);
+}
+
+// How far what is gone would have led, and what is there where the prompt goes another way.
+void KvCache::explain_gone(const PrefixIndex::Match& match, std::span<const TokenId> wanted,
+                           KvExplanation& explanation) const {
   const auto block = static_cast<size_t>(config_.block_tokens);
   const auto seen = static_cast<size_t>(match.tokens_seen);
-  // How far what is gone would have led.
   BlockKey key = index_.key(match.last_seen);
   for (size_t at = seen; at + block <= wanted.size(); at += block) {
     key = block_key(key, wanted.subspan(at, block));
@@ -272,21 +280,51 @@ void KvCache::explain(const SequenceKv& sequence, std::span<const TokenId> token
       seen + static_cast<size_t>(common) < wanted.size()) {
     explanation.cached_token = index_.tokens(*child)[static_cast<size_t>(common)];
   }
-  if (explanation.reason != MissReason::kNeverSeen ||
-      !is_under_other_salt(sequence, wanted, salts, index_.num_roots()))
-    return;
-  explanation.reason = MissReason::kOtherSalt;
-  recount_miss(explanation, MissReason::kOtherSalt);
 }
 
-// Whether another salt has more of the wanted tokens, among `salts_max` others that begin with
-// `salts`.
-bool KvCache::is_under_other_salt(const SequenceKv& sequence, std::span<const TokenId> wanted,
-                                  std::string_view salts, int salts_max) const {
+KvCache::Preview KvCache::preview(const std::string& salt, std::span<const TokenId> tokens,
+                                  int64_t reuse_max, std::string_view salts) {
+  Preview preview;
+  KvExplanation& found = preview.found;
+  found.prompt_tokens = static_cast<int64_t>(tokens.size());
+  found.reason = MissReason::kCacheOff;
+  if (!config_.publish) return preview;
+  const std::span<const TokenId> wanted = tokens.first(
+      static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
+  const PrefixIndex::Match match = index_.match(index_.root(salt), wanted);
+  found.shared = static_cast<int64_t>(match.path.size()) * config_.block_tokens;
+  if (match.partial.has_value()) {
+    const NodeId node = *match.partial;
+    const bool is_taken = index_.is_tail(node) && !index_.is_pinned(node) &&
+                          static_cast<int>(index_.tokens(node).size()) == match.partial_tokens;
+    (is_taken ? found.tail : found.copied) = match.partial_tokens;
+  }
+  found.reason = miss_reason(match, wanted);
+  explain_gone(match, wanted, found);
+  if (found.reason == MissReason::kNeverSeen &&
+      is_under_other_salt(salt, found.reused(), wanted, salts, index_.num_roots()))
+    found.reason = MissReason::kOtherSalt;
+  found.counted_as = found.reason;
+  preview.tier_tokens = found.reused();
+  if (config_.tier != nullptr) {
+    SequenceKv asking = make_sequence();
+    asking.salt = salt;
+    preview.tier_tokens = std::clamp<int64_t>(plan_promotion(asking, tokens, wanted).tokens,
+                                              found.reused(), reuse_max);
+  }
+  index_.forget_root_if_empty(salt);
+  return preview;
+}
+
+// Whether another salt has more than `found` of the wanted tokens, among `salts_max` others that
+// begin with `salts`.
+bool KvCache::is_under_other_salt(const std::string& own, int64_t found,
+                                  std::span<const TokenId> wanted, std::string_view salts,
+                                  int salts_max) const {
   for (const auto& [salt, root] : index_.roots()) {
-    if (salt == sequence.salt || !salt.starts_with(salts)) continue;
+    if (salt == own || !salt.starts_with(salts)) continue;
     if (salts_max-- == 0) return false;
-    if (index_.match(root, wanted).tokens > sequence.num_tokens()) return true;
+    if (index_.match(root, wanted).tokens > found) return true;
   }
   return false;
 }

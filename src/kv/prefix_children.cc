@@ -83,6 +83,17 @@ std::pair<std::optional<NodeId>, int> PrefixIndex::nearest_child(
   return {child == kNone ? std::nullopt : std::optional(NodeId(child)), common};
 }
 
+bool PrefixIndex::is_extended(NodeId node) const {
+  const Node& n = nodes_[index(node)];
+  const Node& parent = nodes_[static_cast<size_t>(n.parent)];
+  for (int32_t child = first_child_with(parent, n.parent, n.first_token); child != kNone;
+       child = nodes_[static_cast<size_t>(child)].next_sibling) {
+    if (child != node.value() && common_tokens(tokens(NodeId(child)), tokens(node)) == n.num_tokens)
+      return true;
+  }
+  return false;
+}
+
 // REQUIRES: the parent counts it among its children already.
 void PrefixIndex::link_child(NodeId node) {
   Node& n = at(node);

@@ -140,12 +140,13 @@ void PrefixIndex::place_by_use(NodeId node) {
 template <typename Change>
 void PrefixIndex::change_node(NodeId node, Change&& change) {
   Node& n = at(node);
-  const bool was_cached = n.num_tokens > 0 && n.holders == 0;
+  const auto is_cached = [&] { return n.num_tokens > 0 && n.holders == 0; };
+  const bool was_cached = is_cached(), was_kept = was_cached && n.pins > 0;
   if (evictable(n)) order_.erase(place(node));
   change(n);
   if (evictable(n)) order_.insert(place(node));
-  num_cached_ +=
-      static_cast<int>(n.num_tokens > 0 && n.holders == 0) - static_cast<int>(was_cached);
+  num_cached_ += static_cast<int>(is_cached()) - static_cast<int>(was_cached);
+  num_kept_ += static_cast<int>(is_cached() && n.pins > 0) - static_cast<int>(was_kept);
 }
 
 void PrefixIndex::touch(NodeId node) {
@@ -169,18 +170,23 @@ void PrefixIndex::release(NodeId node) {
   remove_bare_leaves(node);
 }
 
-void PrefixIndex::pin(NodeId node) {
-  change_node(node, [](Node& n) { ++n.pins; });
-  pin_windows(node, 1);
+void PrefixIndex::unpin(NodeId node, int tokens) {
+  change_pins(node, tokens, -1);
+  // A tail that a sibling goes on from stayed for its pins alone.
+  if (is_tail(node) && !is_pinned(node) && is_extended(node)) return remove_node(node);
+  remove_bare_leaves(node);
 }
 
-void PrefixIndex::unpin(NodeId node) {
-  change_node(node, [](Node& n) {
-    QUIPU_CHECK(n.pins > 0, "unpin of a node that is not pinned");
-    --n.pins;
-  });
-  pin_windows(node, -1);
-  remove_bare_leaves(node);
+void PrefixIndex::change_pins(NodeId node, int tokens, int difference) {
+  QUIPU_CHECK(tokens > 0 && tokens <= at(node).num_tokens, "a pin at token {} of {}", tokens,
+              at(node).num_tokens);
+  for (NodeId n = node; at(n).num_tokens > 0; n = NodeId(at(n).parent)) {
+    change_node(n, [&](Node& changed) {
+      changed.pins += difference;
+      QUIPU_CHECK(changed.pins >= 0, "unpin of a node that is not pinned");
+    });
+  }
+  pin_windows(node, tokens, difference);
 }
 
 // ---- growing and shrinking ----
@@ -464,13 +470,17 @@ void PrefixIndex::check_node(NodeId node) const {
               "node {} hangs under a tail", node.value());
   QUIPU_CHECK(parent.num_tokens == 0 || parent.holders >= n.holders,
               "node {} has more holders than its parent", node.value());
+  QUIPU_CHECK(n.pins >= 0 && (parent.num_tokens == 0 || parent.pins >= n.pins),
+              "node {} has more pins than its parent", node.value());
   if (n.num_tokens < block_tokens_) {
     QUIPU_CHECK(n.children == 0 && n.holders == 0, "tail {} is in use", node.value());
   }
   for (int32_t s = n.next_sibling; s != kNone; s = nodes_[static_cast<size_t>(s)].next_sibling) {
     const int common = common_tokens(tokens(node), tokens(NodeId(s)));
-    QUIPU_CHECK(n.pins + nodes_[static_cast<size_t>(s)].pins > 0 ||
-                    common < std::min(n.num_tokens, nodes_[static_cast<size_t>(s)].num_tokens),
+    const Node& sibling = nodes_[static_cast<size_t>(s)];
+    const bool has_pinned_tail = (n.num_tokens < block_tokens_ && n.pins > 0) ||
+                                 (sibling.num_tokens < block_tokens_ && sibling.pins > 0);
+    QUIPU_CHECK(has_pinned_tail || common < std::min(n.num_tokens, sibling.num_tokens),
                 "siblings {} and {} overlap", node.value(), s);
   }
   if (keeps_everything_) {
@@ -491,19 +501,21 @@ void PrefixIndex::check_node(NodeId node) const {
 
 void PrefixIndex::check_invariants() const {
   size_t evictable_nodes = 0;
-  int live_nodes = 0, cached = 0;
+  int live_nodes = 0, cached = 0, kept = 0;
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const Node& n = nodes_[i];
     if (!n.live || n.num_tokens == 0) continue;
     ++live_nodes;
     cached += n.holders == 0;
+    kept += n.holders == 0 && n.pins > 0;
     evictable_nodes += evictable(n);
     check_node(NodeId(static_cast<int32_t>(i)));
   }
   QUIPU_CHECK(evictable_nodes == order_.size(), "{} nodes in the order, {} evictable",
               order_.size(), evictable_nodes);
-  QUIPU_CHECK(live_nodes == num_nodes_ && cached == num_cached_, "counts {} {} and {} {}",
-              live_nodes, num_nodes_, cached, num_cached_);
+  QUIPU_CHECK(live_nodes == num_nodes_ && cached == num_cached_ && kept == num_kept_,
+              "counts {} {}, {} {} and {} {}", live_nodes, num_nodes_, cached, num_cached_, kept,
+              num_kept_);
   check_window_invariants();
 }
 

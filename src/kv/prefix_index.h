@@ -23,7 +23,9 @@
 //
 // Invariants (check_invariants):
 //   1. a tail has no children and no holders; a closed node has exactly block_tokens tokens;
-//   2. a node's holders are at least those of any child (holding is by whole paths from the root);
+//   2. a node's holders, and its pins, are at least those of any child (both are by whole paths
+//   from
+//      the root);
 //   3. siblings differ: no two closed ones have equal tokens, no tail is a prefix of a sibling;
 //   4. the eviction order holds exactly the nodes without children, holders and pins; that of a
 //      windowed group exactly the nodes whose block nobody uses or pins;
@@ -162,11 +164,15 @@ class PrefixIndex {
   void take_tail(NodeId tail, std::span<BlockRef> blocks);
   bool is_tail(NodeId node) const { return nodes_[index(node)].num_tokens < block_tokens_; }
 
-  // Pinned nodes, and so all that leads to them, stay; in windowed groups the window before a
-  // pinned node's end.
+  // Keeps the first `tokens` tokens of a node and all that leads to them; in windowed groups the
+  // window before that point, and the sinks. unpin() takes the same tokens. A node's pins are those
+  // of itself and of all below it.
   bool is_pinned(NodeId node) const { return nodes_[index(node)].pins > 0; }
-  void pin(NodeId node);
-  void unpin(NodeId node);
+  void pin(NodeId node, int tokens) { change_pins(node, tokens, 1); }
+  void unpin(NodeId node, int tokens);
+  // Calls back for each block of a group that such a pin keeps, from the last one up.
+  void for_each_kept(NodeId node, int tokens, int group,
+                     const std::function<void(NodeId)>& visit) const;
 
   // The time of what happens from now on. UNITS: ns of the cache's clock; never goes back.
   void set_time(int64_t now_ns) { now_ns_ = now_ns; }
@@ -188,9 +194,13 @@ class PrefixIndex {
   int num_blocks(int group) const {
     return is_windowed(group) ? windows_[window_index(group)].blocks : num_nodes_;
   }
-  // Blocks that only the index holds: they could be evicted. UNITS: blocks.
+  // Blocks that only the index holds, and those of them that pins keep. The others could be
+  // evicted. UNITS: blocks.
   int num_cached_blocks(int group) const {
     return is_windowed(group) ? windows_[window_index(group)].cached : num_cached_;
+  }
+  int num_kept_blocks(int group) const {
+    return is_windowed(group) ? windows_[window_index(group)].kept : num_kept_;
   }
   size_t index_bytes() const;  // UNITS: bytes of bookkeeping
   std::string_view policy_name() const { return order_.policy().name(); }
@@ -257,6 +267,7 @@ class PrefixIndex {
     EvictionOrder order;  // nodes whose block is evictable
     int blocks = 0;       // in the index
     int cached = 0;       // without users
+    int kept = 0;         // of those, pinned
   };
 
   static size_t index(NodeId node) { return static_cast<size_t>(node.value()); }
@@ -294,8 +305,11 @@ class PrefixIndex {
   void drop_window_block(NodeId node, int group);
   void remove_node(NodeId node);
   void remove_bare_leaves(NodeId node);
+  // Whether a sibling begins with all of the node's tokens.
+  bool is_extended(NodeId node) const;
   void remove_extended_tail(NodeId parent, std::span<const TokenId> tokens);
-  void pin_windows(NodeId node, int difference);
+  void change_pins(NodeId node, int tokens, int difference);
+  void pin_windows(NodeId node, int tokens, int difference);
   std::optional<NodeId> find_closed_child(NodeId parent, std::span<const TokenId> tokens) const;
   // Which children a search for a part of a block considers.
   enum class Children { kAll, kWithAllBlocks };
@@ -366,6 +380,7 @@ class PrefixIndex {
   int64_t uses_ = 0;
   int num_nodes_ = 0;
   int num_cached_ = 0;
+  int num_kept_ = 0;
 };
 
 }  // namespace quipu

@@ -74,12 +74,15 @@ void PrefixIndex::change_window(NodeId node, int group, Change&& change) {
   WindowUse& use = window_use(node, group);
   const bool had_block = has_block(node, group);
   const bool was_cached = had_block && use.users == 0;
+  const bool was_kept = was_cached && use.pins > 0;
   if (window_evictable(node, group)) window.order.erase(window_place(node, group));
   change(use);
   if (window_evictable(node, group)) window.order.insert(window_place(node, group));
   const bool has_block_now = has_block(node, group);
   window.blocks += static_cast<int>(has_block_now) - static_cast<int>(had_block);
-  window.cached += static_cast<int>(has_block_now && use.users == 0) - static_cast<int>(was_cached);
+  const bool is_cached = has_block_now && use.users == 0;
+  window.cached += static_cast<int>(is_cached) - static_cast<int>(was_cached);
+  window.kept += static_cast<int>(is_cached && use.pins > 0) - static_cast<int>(was_kept);
 }
 
 void PrefixIndex::take_out_of_window_orders(NodeId node) {
@@ -137,17 +140,23 @@ void PrefixIndex::slide_window(NodeId node, int group) {
   });
 }
 
-// Adds `difference` to the pins of the blocks that a sequence needs to go on after `node`.
-void PrefixIndex::pin_windows(NodeId node, int difference) {
-  const int64_t end = position(nodes_[index(node)]) + nodes_[index(node)].num_tokens;
+void PrefixIndex::pin_windows(NodeId node, int tokens, int difference) {
   for (int group = keeps_everything_ ? 1 : 0; group < num_groups(); ++group) {
-    const KvLifetime& lifetime = groups_[static_cast<size_t>(group)];
-    const int64_t first = first_block_needed(lifetime, block_tokens_, end);
-    for (NodeId n = node; nodes_[index(n)].num_tokens > 0; n = NodeId(nodes_[index(n)].parent)) {
-      const int64_t i = nodes_[index(n)].block_index;
-      if (i < first && i >= sink_blocks(lifetime, block_tokens_)) continue;
-      change_window(n, group, [&](WindowUse& use) { use.pins += difference; });
-    }
+    for_each_kept(node, tokens, group, [&](NodeId kept) {
+      change_window(kept, group, [&](WindowUse& use) { use.pins += difference; });
+    });
+  }
+}
+
+// What a sequence needs to go on after the first `tokens` tokens of the node.
+void PrefixIndex::for_each_kept(NodeId node, int tokens, int group,
+                                const std::function<void(NodeId)>& visit) const {
+  const int64_t end = position(nodes_[index(node)]) + tokens;
+  const KvLifetime& lifetime = groups_[static_cast<size_t>(group)];
+  const int64_t first = is_windowed(group) ? first_block_needed(lifetime, block_tokens_, end) : 0;
+  for (NodeId n = node; nodes_[index(n)].num_tokens > 0; n = NodeId(nodes_[index(n)].parent)) {
+    const int64_t i = nodes_[index(n)].block_index;
+    if (i >= first || i < sink_blocks(lifetime, block_tokens_)) visit(n);
   }
 }
 
@@ -170,7 +179,7 @@ void PrefixIndex::check_window_invariants() const {
   for (int group = keeps_everything_ ? 1 : 0; group < num_groups(); ++group) {
     const WindowGroup& window = windows_[window_index(group)];
     size_t evictable_blocks = 0;
-    int blocks = 0, cached = 0;
+    int blocks = 0, cached = 0, kept = 0;
     for (size_t i = 0; i < nodes_.size(); ++i) {
       const Node& n = nodes_[i];
       if (!n.live || n.num_tokens == 0) continue;
@@ -181,6 +190,7 @@ void PrefixIndex::check_window_invariants() const {
       if (!has_block(node, group)) continue;
       ++blocks;
       cached += use.users == 0;
+      kept += use.users == 0 && use.pins > 0;
       const int references = block(node, group).references();
       QUIPU_CHECK(references == 1 + use.users, "node {}, group {}: {} references, {} users", i,
                   group, references, use.users);
@@ -191,8 +201,9 @@ void PrefixIndex::check_window_invariants() const {
     }
     QUIPU_CHECK(evictable_blocks == window.order.size(), "{} blocks in the order, {} evictable",
                 window.order.size(), evictable_blocks);
-    QUIPU_CHECK(blocks == window.blocks && cached == window.cached, "counts {} {} and {} {}",
-                blocks, window.blocks, cached, window.cached);
+    QUIPU_CHECK(blocks == window.blocks && cached == window.cached && kept == window.kept,
+                "counts {} {}, {} {} and {} {}", blocks, window.blocks, cached, window.cached, kept,
+                window.kept);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "server/api_context.h"
 
+#include <charconv>
 #include <cmath>
 
 #include "server/json_body.h"
@@ -19,6 +20,29 @@ ApiError engine_is_busy() {
           .type = "server_error",
           .code = "overloaded",
           .retry_after_s = 1};
+}
+
+ApiResult<std::optional<int64_t>> ApiContext::deadline_of(const Visit& visit,
+                                                          std::optional<int64_t> timeout_ms) const {
+  constexpr double kSecondsMax = 7 * 86'400;
+  std::optional<int64_t> ms = timeout_ms;
+  if (const std::string_view given = visit.request.header("x-request-timeout"); !given.empty()) {
+    double seconds = 0;
+    const auto read = std::from_chars(given.data(), given.data() + given.size(), seconds);
+    if (read.ec != std::errc() || read.ptr != given.data() + given.size() || !(seconds > 0) ||
+        seconds > kSecondsMax) {
+      return bad_parameter("X-Request-Timeout",
+                           fmt::format("the header X-Request-Timeout is no number of seconds from "
+                                       "0.001 to {}",
+                                       kSecondsMax));
+    }
+    const auto asked = std::max<int64_t>(1, static_cast<int64_t>(seconds * 1000));
+    ms = std::min(ms.value_or(asked), asked);
+  }
+  if (request_timeout.count() > 0)
+    ms = std::min<int64_t>(ms.value_or(request_timeout.count()), request_timeout.count());
+  if (!ms.has_value()) return std::optional<int64_t>();
+  return std::optional<int64_t>(visit.arrived_ns + *ms * 1'000'000);
 }
 
 void ApiContext::log(const Visit& visit, Json fields) {

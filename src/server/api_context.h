@@ -23,6 +23,7 @@ struct Visit {
   std::shared_ptr<HttpReply> reply;
   Caller caller;
   std::chrono::steady_clock::time_point begin;
+  int64_t arrived_ns = 0;  // UNITS: ns of the engine's clock
 };
 using VisitPtr = std::shared_ptr<Visit>;
 
@@ -53,6 +54,12 @@ class ApiContext {
         log_file(std::move(access_log)),
         work(work_threads) {}
 
+  // When a request must have ended: the earliest that its body (`timeout_ms`), its header
+  // X-Request-Timeout and the server ask for. ERRORS: 400 for a header that is no number of
+  // seconds.
+  ApiResult<std::optional<int64_t>> deadline_of(const Visit& visit,
+                                                std::optional<int64_t> timeout_ms) const;
+
   void log(const Visit& visit, Json fields);
   void send(const Visit& visit, HttpResponse response, const std::string& code = {});
   void send_error(const Visit& visit, const ApiError& error);
@@ -69,6 +76,7 @@ class ApiContext {
   RecentRequests recent;
   int watchers = 0;  // of the cache
   bool is_draining = false;
+  std::chrono::milliseconds request_timeout{0};  // of every request; 0: none
   WorkQueue work;  // last: its threads use the rest
 };
 

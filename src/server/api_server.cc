@@ -56,7 +56,9 @@ class ApiServer::Impl {
       : keys_(std::move(keys)),
         config_(std::move(config)),
         context_(model, engine, std::move(log), config_.work_threads),
-        kv_(context_) {}
+        kv_(context_) {
+    context_.request_timeout = config_.request_timeout;
+  }
 
   std::optional<HttpResponse> refuse(const HttpHead& head) {
     const std::optional<ApiError> error = why_not(head);
@@ -78,6 +80,7 @@ class ApiServer::Impl {
     visit->request = std::move(request);
     visit->reply = std::move(reply);
     visit->begin = std::chrono::steady_clock::now();
+    visit->arrived_ns = context_.model.model().clock.now_ns();
     const Route* route = find_route(visit->request.method, visit->request.path);
     QUIPU_CHECK(route != nullptr, "a request without a route was not refused");
     (this->*route->answer)(visit);
@@ -108,6 +111,11 @@ class ApiServer::Impl {
         {"GET", "/v1/kv", &Impl::kv},
         {"GET", "/v1/kv/snapshot", &Impl::kv_snapshot},
         {"GET", "/v1/kv/events", &Impl::kv_events},
+        {"GET", "/v1/kv/sessions", &Impl::kv_sessions},
+        {"POST", "/v1/kv/pin", &Impl::kv_pin},
+        {"POST", "/v1/kv/unpin", &Impl::kv_unpin},
+        {"POST", "/v1/kv/fork", &Impl::kv_fork},
+        {"POST", "/v1/kv/explain", &Impl::kv_explain},
         {"GET", "/", &Impl::page, Access::kPublic},
         {"GET", "/web/*", &Impl::page, Access::kPublic},
         {"POST", "/v1/chat/completions", &Impl::chat},
@@ -225,7 +233,15 @@ class ApiServer::Impl {
           guarded<GenerationSpec>([&]() -> ApiResult<GenerationSpec> {
             ApiResult<Json> body = parse_json_object(visit->request.body);
             if (auto* error = std::get_if<ApiError>(&body)) return std::move(*error);
-            return read(std::get<Json>(body), context_.model, visit->caller.tenant);
+            ApiResult<GenerationSpec> spec =
+                read(std::get<Json>(body), context_.model, visit->caller.tenant);
+            auto* asked = std::get_if<GenerationSpec>(&spec);
+            if (asked == nullptr) return spec;
+            ApiResult<std::optional<int64_t>> deadline =
+                context_.deadline_of(*visit, asked->timeout_ms);
+            if (auto* error = std::get_if<ApiError>(&deadline)) return std::move(*error);
+            asked->deadline_ns = std::get<std::optional<int64_t>>(deadline);
+            return spec;
           });
       visit->request.body = {};
       // Shared: by the call and its format.
@@ -316,6 +332,11 @@ class ApiServer::Impl {
   void kv(const VisitPtr& visit) { kv_.summary(visit); }
   void kv_snapshot(const VisitPtr& visit) { kv_.snapshot(visit); }
   void kv_events(const VisitPtr& visit) { kv_.events(visit); }
+  void kv_sessions(const VisitPtr& visit) { kv_.sessions(visit); }
+  void kv_pin(const VisitPtr& visit) { kv_.pin(visit); }
+  void kv_unpin(const VisitPtr& visit) { kv_.unpin(visit); }
+  void kv_fork(const VisitPtr& visit) { kv_.fork(visit); }
+  void kv_explain(const VisitPtr& visit) { kv_.explain(visit); }
 
   // The page, with an entity tag so that a browser asks and mostly need not read.
   void page(const VisitPtr& visit) {

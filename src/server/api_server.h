@@ -5,6 +5,7 @@
 // THREADS: the server's thread calls; see members of Impl for the rest.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,6 +24,7 @@ struct ApiServerConfig {
   std::optional<std::vector<std::string>> allowed_hosts;
   int work_threads = 2;
   bool open_metrics = false;  // /metrics needs no key
+  std::chrono::milliseconds request_timeout{0};  // of every request; 0: none
 };
 
 class ApiServer : public HttpHandler {

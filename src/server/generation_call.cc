@@ -7,6 +7,8 @@ namespace {
 constexpr const char* kPing = ": ping\n\n";
 constexpr int kRetryAfterSeconds = 1;
 
+}  // namespace
+
 ApiError queue_full(const EngineThreadConfig& config) {
   return {.status = 429,
           .message = fmt::format("{} requests run and {} wait already; try again later",
@@ -16,7 +18,19 @@ ApiError queue_full(const EngineThreadConfig& config) {
           .retry_after_s = kRetryAfterSeconds};
 }
 
-}  // namespace
+ApiError deadline_exceeded(const RequestStats& stats) {
+  const double seconds = elapsed_ms(stats.submitted_ns, stats.finished_ns) / 1000;
+  const std::string how_far =
+      !stats.started_ns.has_value()
+          ? "it had not begun"
+          : fmt::format("{} of its output tokens were there", stats.completion_tokens);
+  return {.status = 504,
+          .message = fmt::format("the request's time was over after {:.3f} s: {}. What it computed "
+                                 "of its prompt stays in the cache",
+                                 seconds, how_far),
+          .type = "timeout_error",
+          .code = "deadline_exceeded"};
+}
 
 GenerationCall::GenerationCall(EngineThread& engine, std::shared_ptr<HttpReply> reply,
                                std::shared_ptr<const GenerationSpec> spec,
@@ -55,6 +69,8 @@ void GenerationCall::submit() {
                         .params = spec_->params,
                         .priority = spec_->priority,
                         .tenant = spec_->tenant,
+                        .deadline_ns = spec_->deadline_ns,
+                        .at_end = {},
                         .outbox = outboxes_.back()};
       ask.params.sampling.seed += static_cast<uint64_t>(i);
       asks.push_back(std::move(ask));
@@ -94,6 +110,10 @@ void GenerationCall::take(Choice& choice, GenerationUpdate&& update) {
     const GenerationEnd& end = *update.end;
     if (!end.status.ok()) return refuse(api_error_from(end.status));
     if (end.finish == FinishReason::kCancelled) return refuse(shutting_down());
+    if (end.finish == FinishReason::kDeadline) {
+      choice.all.end = update.end;  // for the log
+      return refuse(deadline_exceeded(end.stats));
+    }
   }
   if (!spec_->stream) return choice.all.append(std::move(update));
   if (!streaming_) begin_stream();

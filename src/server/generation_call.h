@@ -16,6 +16,10 @@
 
 namespace quipu {
 
+// 504: a request's deadline passed. 429: too many run and wait.
+ApiError deadline_exceeded(const RequestStats& stats);
+ApiError queue_full(const EngineThreadConfig& config);
+
 class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
  public:
   // What came of it, for the log.

@@ -15,6 +15,7 @@ constexpr int kChoicesMax = 128;
 constexpr size_t kPromptsMax = 128;
 constexpr size_t kBiasesMax = 1024;
 constexpr size_t kSaltBytesMax = 256;
+constexpr int64_t kTimeoutMsMax = 7 * 86'400'000;
 
 uint64_t new_seed() {
   std::random_device device;
@@ -258,6 +259,7 @@ void read_common(Fields& fields, const ServedModel& model, const std::string& te
   read_salt(fields, tenant_salt, spec.params);
   spec.tenant = tenant_salt;
   spec.priority = static_cast<int>(fields.integer("priority", -1'000'000, 1'000'000).value_or(0));
+  spec.timeout_ms = fields.integer("timeout_ms", 1, kTimeoutMsMax);
   spec.stream = fields.boolean("stream").value_or(false);
   if (std::optional<ApiError> error = model.check_name(fields.text("model")))
     fields.fail(std::move(*error));

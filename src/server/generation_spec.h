@@ -25,6 +25,8 @@ struct GenerationSpec {
   int choices = 1;              // of each prompt
   int priority = 0;             // lower goes first
   std::string tenant;           // of the request's key
+  std::optional<int64_t> timeout_ms;   // that the client gives it
+  std::optional<int64_t> deadline_ns;  // that follows from it and the server. UNITS: engine's clock
   bool stream = false;
   bool include_usage = false;  // stream_options.include_usage
   bool echo = false;           // /v1/completions: the prompt's text before the output
@@ -54,7 +56,7 @@ ApiResult<GenerationSpec> read_anthropic_request(const Json& body, const ServedM
 
 inline constexpr int64_t kNoTokenLimit = int64_t{1} << 40;  // the context ends the output before
 
-// model, sampling, cache_salt, priority, stream.
+// model, sampling, cache_salt, priority, timeout_ms, stream.
 void read_common(Fields& fields, const ServedModel& model, const std::string& tenant_salt,
                  GenerationSpec& spec);
 // Refuses fields that would change the answer and are not there, unless they are off or empty.

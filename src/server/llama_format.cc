@@ -20,15 +20,20 @@ Json timings_to_json(const RequestStats& stats) {
   const auto per_token = [](double ms, int64_t tokens) {
     return tokens > 0 ? ms / static_cast<double>(tokens) : 0;
   };
-  return {{"cache_n", stats.cached_tokens},
-          {"prompt_n", computed},
-          {"prompt_ms", timings.prefill_ms()},
-          {"prompt_per_token_ms", per_token(timings.prefill_ms(), computed)},
-          {"prompt_per_second", timings.prefill_tokens_per_s()},
-          {"predicted_n", stats.completion_tokens},
-          {"predicted_ms", timings.decode_ms()},
-          {"predicted_per_token_ms", per_token(timings.decode_ms(), stats.completion_tokens)},
-          {"predicted_per_second", timings.decode_tokens_per_s()}};
+  Json shown = {{"cache_n", stats.cached_tokens},
+                {"prompt_n", computed},
+                {"prompt_ms", timings.prefill_ms()},
+                {"prompt_per_token_ms", per_token(timings.prefill_ms(), computed)},
+                {"prompt_per_second", timings.prefill_tokens_per_s()},
+                {"predicted_n", stats.completion_tokens},
+                {"predicted_ms", timings.decode_ms()},
+                {"predicted_per_token_ms", per_token(timings.decode_ms(), stats.completion_tokens)},
+                {"predicted_per_second", timings.decode_tokens_per_s()}};
+  if (stats.drafts_proposed > 0) {
+    shown["draft_n"] = stats.drafts_proposed;
+    shown["draft_n_accepted"] = stats.drafts_accepted;
+  }
+  return shown;
 }
 
 class LlamaFormat : public ReplyFormat {

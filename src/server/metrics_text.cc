@@ -73,10 +73,17 @@ void write_requests(const EngineSnapshot& snapshot, Writer& writer) {
   for (const auto& [reason, name] :
        {std::pair(FinishReason::kStop, "stop"), std::pair(FinishReason::kLength, "length"),
         std::pair(FinishReason::kContextFull, "context_full"),
-        std::pair(FinishReason::kCancelled, "abort")}) {
+        std::pair(FinishReason::kCancelled, "abort"),
+        std::pair(FinishReason::kDeadline, "deadline")}) {
     writer.sample("request_success_total", metrics.finished[static_cast<size_t>(reason)],
                   fmt::format("finished_reason=\"{}\"", name));
   }
+  const uint64_t late = metrics.finished[static_cast<size_t>(FinishReason::kDeadline)];
+  writer.begin("request_deadline_exceeded_total", "counter",
+               "Requests that ended at their deadline, by how far they had come.");
+  writer.sample("request_deadline_exceeded_total", metrics.late_while_waiting, "stage=\"waiting\"");
+  writer.sample("request_deadline_exceeded_total", late - metrics.late_while_waiting,
+                "stage=\"running\"");
   writer.counter("request_refused_total", metrics.refused, "Requests that the engine refused.");
   writer.counter("num_preemptions_total", metrics.preemptions,
                  "Times a running request gave its memory up, of requests that ended.");
@@ -105,8 +112,7 @@ void write_reuse(const KvCounters& counters, Writer& writer) {
 }
 
 // The tier below the pools. Without one all of it is zero.
-void write_tier(const Engine& engine, Writer& writer) {
-  const EngineStatistics statistics = engine.statistics();
+void write_tier(const EngineStatistics& statistics, Writer& writer) {
   const TierStats tier = statistics.tier.value_or(TierStats{});
   writer.gauge("kv_tier_blocks", tier.blocks, "Blocks in the host tier.");
   writer.gauge("kv_tier_bytes", tier.bytes, "Bytes that they take there.");
@@ -159,6 +165,52 @@ void write_cache(const KvCache& cache, Writer& writer) {
                  "Blocks that a sliding window left behind.");
 }
 
+// Found prompt tokens by where they lay when they were asked for.
+void write_hits_by_tier(const EngineStatistics& statistics, Writer& writer) {
+  writer.begin("prefix_cache_hits_by_tier_total", "counter",
+               "Tokens found in the prefix cache, by where their blocks were.");
+  const int64_t host = statistics.scheduler.tokens_from_tier;
+  writer.sample("prefix_cache_hits_by_tier_total", statistics.cache.tokens_reused - host,
+                "tier=\"memory\"");
+  writer.sample("prefix_cache_hits_by_tier_total", host, "tier=\"host\"");
+}
+
+void write_steps(const EngineStatistics& statistics, Writer& writer) {
+  writer.counter("steps_total", statistics.steps, "Steps that computed something.");
+  writer.begin("step_phase_seconds_total", "counter", "Where the time of steps went.");
+  const StepPhases& phases = statistics.phases;
+  for (const auto& [phase, ns] :
+       {std::pair("plan", phases.plan_ns), std::pair("transfer", phases.transfer_ns),
+        std::pair("forward", phases.forward_ns), std::pair("sample", phases.sample_ns),
+        std::pair("commit", phases.commit_ns)}) {
+    writer.sample("step_phase_seconds_total", static_cast<double>(ns) * 1e-9,
+                  fmt::format("phase=\"{}\"", phase));
+  }
+  writer.counter("spec_decode_num_draft_tokens_total", statistics.scheduler.drafts_proposed,
+                 "Guessed tokens that were checked.");
+  writer.counter("spec_decode_num_accepted_tokens_total", statistics.scheduler.drafts_accepted,
+                 "Guessed tokens that came true.");
+}
+
+void write_pins(const EngineSnapshot& snapshot, Writer& writer) {
+  const KvPins& pins = snapshot.pins;
+  const KvCache& cache = snapshot.engine.scheduler().cache();
+  writer.gauge("kv_pins", pins.num_pins(), "Prefixes that are pinned.");
+  writer.begin("kv_pinned_blocks", "gauge", "Blocks that pins keep.");
+  for (int group = 0; group < cache.num_groups(); ++group)
+    writer.sample("kv_pinned_blocks", pins.held_blocks(group), fmt::format("group=\"{}\"", group));
+  writer.begin("kv_pin_budget_blocks", "gauge", "Blocks that one tenant's pins may keep.");
+  for (int group = 0; group < cache.num_groups(); ++group)
+    writer.sample("kv_pin_budget_blocks", pins.owner_budget(group),
+                  fmt::format("group=\"{}\"", group));
+  writer.begin("kv_pin_events_total", "counter", "What became of pins.");
+  const KvPinCounters& counters = pins.counters();
+  for (const auto& [event, count] :
+       {std::pair("created", counters.created), std::pair("unpinned", counters.unpinned),
+        std::pair("expired", counters.expired), std::pair("refused", counters.refused)})
+    writer.sample("kv_pin_events_total", count, fmt::format("event=\"{}\"", event));
+}
+
 }  // namespace
 
 std::string metrics_text(const EngineSnapshot& snapshot, const std::string& model_name) {
@@ -166,7 +218,11 @@ std::string metrics_text(const EngineSnapshot& snapshot, const std::string& mode
   const ServingMetrics& metrics = snapshot.metrics;
   write_requests(snapshot, writer);
   write_cache(snapshot.engine.scheduler().cache(), writer);
-  write_tier(snapshot.engine, writer);
+  const EngineStatistics statistics = snapshot.engine.statistics();
+  write_tier(statistics, writer);
+  write_hits_by_tier(statistics, writer);
+  write_pins(snapshot, writer);
+  write_steps(statistics, writer);
   writer.histogram("time_to_first_token_seconds", metrics.time_to_first_token,
                    "From arrival to the first output token.");
   writer.histogram("inter_token_latency_seconds", metrics.time_between_tokens,

@@ -16,7 +16,6 @@ std::string text_of(const ServedModel& model, TokenId token) {
 
 Json to_json(int64_t number, const RecentRequests::Entry& entry) {
   const RequestStats& stats = entry.outcome.stats;
-  const KvExplanation& reuse = stats.reuse;
   const GenerationTimings timings(stats);
   Json shown = {{"number", number},
                 {"id", entry.id},
@@ -30,8 +29,18 @@ Json to_json(int64_t number, const RecentRequests::Entry& entry) {
                 {"preemptions", stats.preemptions},
                 {"first_token_ms", nullptr},
                 {"total_ms", elapsed_ms(stats.submitted_ns, stats.finished_ns)},
-                {"decode_tokens_per_s", timings.decode_tokens_per_s()},
-                {"found",
+                {"decode_tokens_per_s", timings.decode_tokens_per_s()}};
+  shown.update(entry.explanation);
+  if (stats.first_token_ns.has_value())
+    shown["first_token_ms"] = elapsed_ms(stats.submitted_ns, *stats.first_token_ns);
+  return shown;
+}
+
+}  // namespace
+
+Json explanation_to_json(const ServedModel& model, const KvExplanation& reuse,
+                         std::optional<TokenId> differs) {
+  Json shown = {{"found",
                  {{"shared", reuse.shared},
                   {"tail", reuse.tail},
                   {"copied", reuse.copied},
@@ -42,28 +51,30 @@ Json to_json(int64_t number, const RecentRequests::Entry& entry) {
                 {"gone_age_ms", nullptr},
                 {"differs", nullptr},
                 {"cached", nullptr}};
-  if (stats.first_token_ns.has_value())
-    shown["first_token_ms"] = elapsed_ms(stats.submitted_ns, *stats.first_token_ns);
   if (reuse.gone_age_ns.has_value()) shown["gone_age_ms"] = elapsed_ms(0, *reuse.gone_age_ns);
-  if (!entry.differs.empty()) shown["differs"] = entry.differs;
-  if (!entry.cached.empty()) shown["cached"] = entry.cached;
+  if (reuse.reason == MissReason::kNone || !differs.has_value()) return shown;
+  shown["differs"] = text_of(model, *differs);
+  if (reuse.cached_token.has_value()) shown["cached"] = text_of(model, *reuse.cached_token);
   return shown;
 }
-
-}  // namespace
 
 void RecentRequests::add(const ServedModel& model, const GenerationSpec& spec, Entry entry) {
   const RequestStats& stats = entry.outcome.stats;
   if (stats.finished_ns == 0) return;  // refused, or the client left: nothing to tell
   const std::vector<TokenId>& prompt = spec.prompts.front().tokens;
   const auto at = static_cast<size_t>(stats.reuse.reused());
-  if (stats.reuse.reason != MissReason::kNone && at < prompt.size()) {
-    entry.differs = text_of(model, prompt[at]);
-    if (stats.reuse.cached_token.has_value())
-      entry.cached = text_of(model, *stats.reuse.cached_token);
-  }
+  entry.explanation = explanation_to_json(
+      model, stats.reuse, at < prompt.size() ? std::optional(prompt[at]) : std::nullopt);
   entries_.push_back({++last_number_, std::move(entry)});
   if (entries_.size() > kEntriesMax) entries_.pop_front();
+}
+
+std::optional<Json> RecentRequests::find(const Caller& caller, std::string_view id) const {
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    if (entry->entry.id == id && caller.sees(entry->entry.tenant))
+      return to_json(entry->number, entry->entry);
+  }
+  return std::nullopt;
 }
 
 Json RecentRequests::since(const Caller& caller, int64_t after) const {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -13,14 +14,18 @@
 
 namespace quipu {
 
+// What was found of a prompt and why not more: "found", "reason", "gone", "gone_age_ms", and as
+// texts "differs" and "cached". `differs`: the first token that was not found.
+Json explanation_to_json(const ServedModel& model, const KvExplanation& reuse,
+                         std::optional<TokenId> differs);
+
 class RecentRequests {
  public:
   struct Entry {
     std::string id, path, tenant;
     int64_t ended_ms = 0;  // UNITS: ms since 1970
     GenerationCall::Outcome outcome;
-    std::string differs;  // the prompt's first token that was not found, as text
-    std::string cached;   // what the cache had there, if it had anything and was asked
+    Json explanation;
   };
 
   // Keeps what became of a call.
@@ -28,6 +33,8 @@ class RecentRequests {
 
   // Those that the caller may see with a number above `after`, the oldest first.
   Json since(const Caller& caller, int64_t after) const;
+  // The newest one of this id that the caller may see.
+  std::optional<Json> find(const Caller& caller, std::string_view id) const;
   int64_t last_number() const { return last_number_; }
 
  private:

@@ -79,9 +79,12 @@ Status serve(LoadedModel& model, const ServeOptions& options,
   for (const ApiKey& key : options.api_keys) keys.add(key);
   ApiServerConfig config;
   config.open_metrics = options.open_metrics;
+  config.request_timeout = options.request_timeout;
   if (keys.empty() && !options.allow_open) config.allowed_hosts = options.allowed_hosts;
 
-  EngineThread engine(model, {.running_max = options.parallel, .waiting_max = options.queue});
+  const KvPinLimits pins{.share = options.pin_share, .owners = std::max(1, keys.num_tenants())};
+  EngineThread engine(
+      model, {.running_max = options.parallel, .waiting_max = options.queue, .pins = pins});
   ApiServer api(served, engine, std::move(keys), std::move(log), std::move(config));
   QUIPU_ASSIGN_OR_RETURN(const std::unique_ptr<HttpServer> http,
                          HttpServer::create(options.http, api));

@@ -21,6 +21,8 @@ struct ServeOptions {
   std::vector<std::string> allowed_hosts;  // names in the Host header beside loopback ones
   int parallel = 16;                       // requests computed at once
   int queue = 256;                         // requests that may wait for that
+  std::chrono::milliseconds request_timeout{0};     // of every request; 0: none
+  double pin_share = 0.5;                           // of the KV blocks that pins may hold
   std::chrono::milliseconds drain_timeout{30'000};  // for what runs when a signal comes
   std::string access_log;                           // a file, "-" for stderr, or nothing
 };
