@@ -90,6 +90,7 @@ class ApiServer::Impl {
   void stop() { context_.work.stop(); }
 
  private:
+  friend class ApiServer;
   enum class Access { kPublic, kUser, kOperator };
   struct Route {
     std::string_view method, path;
@@ -118,6 +119,8 @@ class ApiServer::Impl {
         {"POST", "/v1/kv/explain", &Impl::kv_explain},
         {"GET", "/", &Impl::page, Access::kPublic},
         {"GET", "/web/*", &Impl::page, Access::kPublic},
+        {"GET", "/openapi.json", &Impl::openapi, Access::kPublic},
+        {"GET", "/v1/openapi.json", &Impl::openapi, Access::kPublic},
         {"POST", "/v1/chat/completions", &Impl::chat},
         {"POST", "/chat/completions", &Impl::chat},
         {"POST", "/v1/completions", &Impl::completions},
@@ -339,8 +342,10 @@ class ApiServer::Impl {
   void kv_explain(const VisitPtr& visit) { kv_.explain(visit); }
 
   // The page, with an entity tag so that a browser asks and mostly need not read.
-  void page(const VisitPtr& visit) {
-    const WebAsset* asset = find_asset(visit->request.path);
+  void page(const VisitPtr& visit) { send_asset(visit, visit->request.path); }
+  void openapi(const VisitPtr& visit) { send_asset(visit, "/web/openapi.json"); }
+  void send_asset(const VisitPtr& visit, std::string_view path) {
+    const WebAsset* asset = find_asset(path);
     if (asset == nullptr) {
       ApiError error = bad_parameter("", "there is nothing at this path", "not_found");
       error.status = 404;
@@ -409,6 +414,11 @@ HttpResponse ApiServer::protocol_error(int status, std::string_view what) {
   error.status = status;
   if (status == 503) error.type = "server_error";
   return error_response(error);
+}
+std::vector<std::pair<std::string, std::string>> ApiServer::routes() {
+  std::vector<std::pair<std::string, std::string>> all;
+  for (const Impl::Route& route : Impl::routes()) all.emplace_back(route.method, route.path);
+  return all;
 }
 void ApiServer::drain() { impl_->drain(); }
 void ApiServer::stop() { impl_->stop(); }

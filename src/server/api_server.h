@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "app/engine_thread.h"
@@ -37,6 +38,9 @@ class ApiServer : public HttpHandler {
   std::optional<HttpResponse> refuse(const HttpHead& head) override;
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply) override;
   HttpResponse protocol_error(int status, std::string_view what) override;
+
+  // What it answers: (method, path); a path that ends with * stands for all that begin like it.
+  static std::vector<std::pair<std::string, std::string>> routes();
 
   // /health says so from now on; new generations are refused by the engine thread.
   void drain();

@@ -16,13 +16,11 @@ bool is_plain(char c) {
 
 }  // namespace
 
-RequestIds::RequestIds() : process_(std::random_device{}()) {}
-
 std::string RequestIds::next(std::string_view wanted) {
-  ++count_;
   if (!wanted.empty() && wanted.size() <= 64 && std::all_of(wanted.begin(), wanted.end(), is_plain))
     return std::string(wanted);
-  return fmt::format("req-{:08x}-{}", process_, count_);
+  std::random_device draw;
+  return fmt::format("req-{:08x}{:08x}", draw(), draw());
 }
 
 }  // namespace quipu

@@ -1,7 +1,6 @@
 // RequestIds: a name for each HTTP request, for logs and the X-Request-Id header.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -10,14 +9,9 @@ namespace quipu {
 // THREADS: the server's.
 class RequestIds {
  public:
-  RequestIds();
-
-  // The client's own name when it is short and plain ([A-Za-z0-9._-], at most 64); else a new one.
+  // The client's own name when it is short and plain ([A-Za-z0-9._-], at most 64); else a new one,
+  // drawn at random: a number that counts up would tell each tenant how much the others ask.
   std::string next(std::string_view wanted);
-
- private:
-  uint64_t process_;  // differs from run to run
-  uint64_t count_ = 0;
 };
 
 }  // namespace quipu

@@ -1,15 +1,19 @@
 // The parts of the server that need no socket. tests/server meets the program over HTTP.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "base/random.h"
 #include "server/access.h"
+#include "server/api_server.h"
 #include "server/generation_spec.h"
 #include "server/http_server.h"
 #include "server/metrics_text.h"
 #include "server/request_id.h"
+#include "web/assets.h"
 
 namespace quipu {
 namespace {
@@ -153,6 +157,25 @@ TEST(Hosts, NamesAndLoopback) {
   EXPECT_TRUE(is_loopback_host("localhost"));
   EXPECT_FALSE(is_loopback_host("0.0.0.0"));
   EXPECT_FALSE(is_loopback_host("localhost.evil.example"));
+}
+
+// A route that the API's description lacks, or one that is only there, is a defect.
+TEST(ApiServer, EveryRouteIsDescribedAndNothingElse) {
+  std::set<std::pair<std::string, std::string>> served, described;
+  for (auto [method, path] : ApiServer::routes()) {
+    if (path.ends_with("*")) path = path.substr(0, path.size() - 1) + "{}";
+    served.emplace(method, path);
+  }
+  const auto asset = std::ranges::find(web_assets(), "/web/openapi.json", &WebAsset::path);
+  ASSERT_NE(asset, web_assets().end());
+  const Json document = Json::parse(asset->content);
+  for (const auto& [path, operations] : document["paths"].items()) {
+    const size_t begin = path.find('{');
+    const std::string plain = begin == std::string::npos ? path : path.substr(0, begin) + "{}";
+    for (const auto& [method, operation] : operations.items())
+      described.emplace(method == "get" ? "GET" : "POST", plain);
+  }
+  EXPECT_EQ(served, described);
 }
 
 TEST(Paths, PercentCodesAreDecodedAndOtherTextStays) {

@@ -29,13 +29,13 @@ JSON_TYPE = {"Content-Type": "application/json"}
 class Server:
     """`quipu serve` on a free loopback port with the built-in model."""
 
-    def __init__(self, *flags, env=None, files_max=None):
+    def __init__(self, *flags, env=None, files_max=None, port=0):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="quipu-server-"))
         self.log_path = self.folder / "log.jsonl"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("QUIPU_")}
         if "--kv-memory" not in flags:
             flags = ("--kv-memory", "64MiB", *flags)
-        command = [PROGRAM, "serve", "-m", str(MODEL), "--port", "0", "--json", "--threads", "2",
+        command = [PROGRAM, "serve", "-m", str(MODEL), "--port", str(port), "--json", "--threads", "2",
                    "--log-jsonl", str(self.log_path), *map(str, flags)]
 
         def limit_files():
@@ -45,7 +45,10 @@ class Server:
                                         env={**clean, **(env or {})}, preexec_fn=limit_files if files_max else None)
         line = self.process.stdout.readline()
         if not line:
-            raise AssertionError(self.process.stderr.read().decode())
+            message = self.process.stderr.read().decode()
+            self.process.communicate()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise AssertionError(message)
         self.ready = json.loads(line)
         self.host, port = self.ready["address"].rsplit(":", 1)
         self.port = int(port)
