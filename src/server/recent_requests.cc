@@ -1,5 +1,7 @@
 #include "server/recent_requests.h"
 
+#include <algorithm>
+
 #include "app/generation.h"
 
 namespace quipu {
@@ -65,25 +67,42 @@ void RecentRequests::add(const ServedModel& model, const GenerationSpec& spec, E
   const auto at = static_cast<size_t>(stats.reuse.reused());
   entry.explanation = explanation_to_json(
       model, stats.reuse, at < prompt.size() ? std::optional(prompt[at]) : std::nullopt);
-  entries_.push_back({++last_number_, std::move(entry)});
-  if (entries_.size() > kEntriesMax) entries_.pop_front();
+  std::deque<Numbered>& own = entries_[entry.tenant];
+  const int64_t own_number = own.empty() ? 1 : own.back().own_number + 1;
+  own.push_back({++last_number_, own_number, std::move(entry)});
+  if (own.size() > kEntriesMax) own.pop_front();
+}
+
+// By number.
+std::vector<const RecentRequests::Numbered*> RecentRequests::seen_by(const Caller& caller) const {
+  std::vector<const Numbered*> seen;
+  for (const auto& [tenant, entries] : entries_) {
+    if (!caller.sees(tenant)) continue;
+    for (const Numbered& entry : entries) seen.push_back(&entry);
+  }
+  std::sort(seen.begin(), seen.end(),
+            [](const Numbered* a, const Numbered* b) { return a->number < b->number; });
+  if (seen.size() > kEntriesMax)
+    seen.erase(seen.begin(), seen.end() - static_cast<std::ptrdiff_t>(kEntriesMax));
+  return seen;
 }
 
 std::optional<Json> RecentRequests::find(const Caller& caller, std::string_view id) const {
-  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
-    if (entry->entry.id == id && caller.sees(entry->entry.tenant))
-      return to_json(entry->number, entry->entry);
+  const std::vector<const Numbered*> seen = seen_by(caller);
+  for (auto found = seen.rbegin(); found != seen.rend(); ++found) {
+    if ((*found)->entry.id != id) continue;
+    return to_json(caller.is_operator() ? (*found)->number : (*found)->own_number, (*found)->entry);
   }
   return std::nullopt;
 }
 
 Json RecentRequests::since(const Caller& caller, int64_t after) const {
   Json list = Json::array();
-  for (const auto& [number, entry] : entries_) {
-    if (number <= after || !caller.sees(entry.tenant)) continue;
-    list.push_back(to_json(number, entry));
-    if (caller.is_operator() && !entry.tenant.empty())
-      list.back()["tenant"] = tenant_label(entry.tenant);
+  for (const Numbered* seen : seen_by(caller)) {
+    if (seen->number <= after) continue;
+    list.push_back(to_json(caller.is_operator() ? seen->number : seen->own_number, seen->entry));
+    if (caller.is_operator() && !seen->entry.tenant.empty())
+      list.back()["tenant"] = tenant_label(seen->entry.tenant);
   }
   return list;
 }

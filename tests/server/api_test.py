@@ -278,6 +278,10 @@ class Tenants(ServerTest):
         self.assertGreaterEqual(len(snapshots["boss"]["recent"]),
                                 len(snapshots["alpha"]["recent"]) + len(snapshots["beta"]["recent"]))
         self.assertTrue(all("tenant" in request for request in snapshots["boss"]["recent"]))
+        for key in ("alpha", "beta"):  # numbers that count others too would tell of them
+            numbers = [request["number"] for request in snapshots[key]["recent"]]
+            self.assertEqual(numbers, list(range(numbers[0], numbers[0] + len(numbers))))
+            self.assertEqual(numbers[0], 1)
         for key in ("alpha", "beta"):
             self.assertEqual(snapshots[key]["scope"], "tenant")
             for total in ("counters", "latency", "tier", "index_bytes"):
