@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/units.h"
+#include "model/output_head.h"
 
 namespace quipu {
 
@@ -35,7 +36,9 @@ std::span<const float> DecoderModel::forward(const ForwardBatch& batch, const Kv
     attention_block(batch, kv, layer);
     feed_forward_block(tokens, layer);
   }
-  return output_logits(batch);
+  return compute_logits(backend_, config_, {weights_.output_norm, weights_.output},
+                        batch.logit_rows, activations_.hidden->floats(),
+                        activations_.normed->floats(), activations_.logits);
 }
 
 // Angles of the batch's positions, and of where a query stands when it looks at sinks: at most a
@@ -276,54 +279,8 @@ void DecoderModel::add_to_residual(const Linear& linear, const Norm& post_norm, 
   backend_.add({.a = hidden, .b = normed, .out = hidden, .elements = tokens * width});
 }
 
-// Final norm and head, on the rows that need logits only.
-std::span<const float> DecoderModel::output_logits(const ForwardBatch& batch) {
-  const size_t rows = batch.logit_rows.size();
-  if (rows == 0) {
-    backend_.synchronise();
-    return {};
-  }
-  const size_t width = static_cast<size_t>(config_.embedding_length);
-  const size_t vocab = static_cast<size_t>(config_.vocab_size);
-  if (activations_.logits == nullptr ||
-      activations_.logits->size() < rows * vocab * sizeof(float)) {
-    // Grows to the most rows ever asked for; a steady state asks for no more.
-    Result<std::unique_ptr<DeviceBuffer>> logits = backend_.allocate(rows * vocab * sizeof(float));
-    QUIPU_CHECK(logits.ok(), "{} rows of logits: {}", rows, logits.status().message());
-    activations_.logits = std::move(logits).value();
-  }
-  float* gathered = activations_.normed->floats();
-  backend_.gather_rows({.x = activations_.hidden->floats(),
-                        .rows = batch.logit_rows.data(),
-                        .out = gathered,
-                        .count = rows,
-                        .dim = width});
-  apply_norm(weights_.output_norm, gathered, gathered, rows);
-  const std::array head = {LinearOutput{weights_.output.weight.get(), bias_of(weights_.output),
-                                        activations_.logits->floats(), vocab}};
-  backend_.linear({.x = gathered, .x_stride = width, .tokens = rows, .outputs = head});
-  if (config_.output_softcap != 0) {
-    backend_.soft_cap({.x = activations_.logits->floats(),
-                       .elements = rows * vocab,
-                       .cap = config_.output_softcap});
-  }
-  backend_.synchronise();
-  return {activations_.logits->floats(), rows * vocab};
-}
-
 void DecoderModel::apply_norm(const Norm& norm, const float* x, float* y, size_t tokens) {
-  const size_t dim = static_cast<size_t>(config_.embedding_length);
-  backend_.norm({.kind = config_.norm,
-                 .x = x,
-                 .y = y,
-                 .weight = norm.weight->floats(),
-                 .bias = norm.bias ? norm.bias->floats() : nullptr,
-                 .tokens = tokens,
-                 .groups = 1,
-                 .dim = dim,
-                 .x_stride = dim,
-                 .y_stride = dim,
-                 .epsilon = config_.norm_epsilon});
+  quipu::apply_norm(backend_, config_, norm, x, y, tokens);
 }
 
 DecoderModel::DecoderModel(Backend& backend, ModelConfig config, DecoderWeights weights,

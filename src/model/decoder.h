@@ -48,7 +48,6 @@ class DecoderModel : public Model {
   void feed_forward_block(size_t tokens, int layer);
   void add_to_residual(const Linear& linear, const Norm& post_norm, const float* x, size_t x_stride,
                        size_t tokens);
-  std::span<const float> output_logits(const ForwardBatch& batch);
 
   void apply_norm(const Norm& norm, const float* x, float* y, size_t tokens);
 

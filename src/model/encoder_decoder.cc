@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/units.h"
+#include "model/output_head.h"
 
 namespace quipu {
 
@@ -145,7 +146,9 @@ std::span<const float> EncoderDecoderModel::forward(const ForwardBatch& batch,
     cross_attention(batch, layer);
     feed_forward(weights_.decoder[static_cast<size_t>(layer)].feed_forward, hidden, tokens);
   }
-  return output_logits(batch);
+  return compute_logits(backend_, config_, {weights_.decoder_norm, weights_.output},
+                        batch.logit_rows, activations_.hidden->floats(),
+                        activations_.normed->floats(), activations_.logits);
 }
 
 void EncoderDecoderModel::embed(const EmbeddingTable& table, std::span<const int32_t> ids,
@@ -219,34 +222,6 @@ void EncoderDecoderModel::cross_attention(const ForwardBatch& batch, int layer) 
          weights, hidden);
 }
 
-// Final norm and head, on the rows that need logits only.
-std::span<const float> EncoderDecoderModel::output_logits(const ForwardBatch& batch) {
-  const size_t rows = batch.logit_rows.size();
-  if (rows == 0) {
-    backend_.synchronise();
-    return {};
-  }
-  const auto vocab = static_cast<size_t>(config_.vocab_size);
-  if (activations_.logits == nullptr ||
-      activations_.logits->size() < rows * vocab * sizeof(float)) {
-    // Grows to the most rows ever asked for; a steady state asks for no more.
-    Result<std::unique_ptr<DeviceBuffer>> logits = backend_.allocate(rows * vocab * sizeof(float));
-    QUIPU_CHECK(logits.ok(), "{} rows of logits: {}", rows, logits.status().message());
-    activations_.logits = std::move(logits).value();
-  }
-  float* gathered = activations_.normed->floats();
-  backend_.gather_rows({.x = activations_.hidden->floats(),
-                        .rows = batch.logit_rows.data(),
-                        .out = gathered,
-                        .count = rows,
-                        .dim = width()});
-  if (weights_.decoder_norm.weight != nullptr)
-    apply_norm(weights_.decoder_norm, gathered, gathered, rows);
-  project(gathered, rows, {output_of(weights_.output, activations_.logits->floats(), vocab)});
-  backend_.synchronise();
-  return {activations_.logits->floats(), rows * vocab};
-}
-
 // ---- the parts of a layer ----
 
 // What a part reads: the residual stream, through its norm where that stands before it.
@@ -263,17 +238,7 @@ void EncoderDecoderModel::end_part(const Norm& norm, float* hidden, size_t token
 }
 
 void EncoderDecoderModel::apply_norm(const Norm& norm, const float* x, float* y, size_t tokens) {
-  backend_.norm({.kind = config_.norm,
-                 .x = x,
-                 .y = y,
-                 .weight = norm.weight->floats(),
-                 .bias = norm.bias ? norm.bias->floats() : nullptr,
-                 .tokens = tokens,
-                 .groups = 1,
-                 .dim = width(),
-                 .x_stride = width(),
-                 .y_stride = width(),
-                 .epsilon = config_.norm_epsilon});
+  quipu::apply_norm(backend_, config_, norm, x, y, tokens);
 }
 
 // Products of rows [embedding_length].

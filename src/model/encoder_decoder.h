@@ -68,7 +68,6 @@ class EncoderDecoderModel : public Model {
   void self_attention(const ForwardBatch& batch, const KvCacheView& kv, int layer);
   void cross_attention(const ForwardBatch& batch, int layer);
   void feed_forward(const FeedForwardWeights& weights, float* hidden, size_t tokens);
-  std::span<const float> output_logits(const ForwardBatch& batch);
 
   const float* begin_part(const Norm& norm, const float* hidden, size_t tokens);
   void end_part(const Norm& norm, float* hidden, size_t tokens);

@@ -2,9 +2,8 @@
 // six layers, and two ropes: base 10,000 in windowed layers; base 1,000,000, where the file says so
 // stretched linearly, in the others.
 // SOURCE: Gemma Team 2025, Gemma 3 technical report.
-#include <cmath>
-
 #include "model/architecture.h"
+#include "model/gemma.h"
 
 namespace quipu {
 
@@ -24,10 +23,8 @@ Result<ModelConfig> read_gemma3_config(const Metadata& metadata) {
         metadata.contains("gemma3.attention.sliding_window") ? "not a positive number" : "absent");
   }
   QUIPU_ASSIGN_OR_RETURN(ModelConfig config, read_common_config(metadata, "gemma3", {.period = 6}));
-  config.activation = Activation::kGeluTanh;
-  config.post_norms = true;
+  QUIPU_RETURN_IF_ERROR(apply_gemma_settings(metadata, "gemma3", 62, config));
   config.query_key_norm = true;
-  config.embedding_scale = std::sqrt(static_cast<float>(config.embedding_length));
   if (config.key_length % 2 == 0) {
     config.local_rope = RopeConfig{.pairing = config.rope.pairing, .dims = config.rope.dims};
     QUIPU_ASSIGN_OR_RETURN(config.local_rope->theta,
@@ -39,14 +36,6 @@ Result<ModelConfig> read_gemma3_config(const Metadata& metadata) {
                            read_positive(metadata, "gemma3.final_logit_softcapping", 0));
     config.output_softcap = static_cast<float>(cap);
   }
-  // As in gemma2.cc: the 27B model, of 62 layers, has a scale of its own.
-  constexpr int kLayersOf27B = 62;
-  const double scalar = config.block_count == kLayersOf27B
-                            ? double{1} * config.embedding_length / config.head_count
-                            : config.key_length;
-  QUIPU_ASSIGN_OR_RETURN(const double scale,
-                         read_positive(metadata, "gemma3.attention.scale", 1 / std::sqrt(scalar)));
-  config.attention_scale = static_cast<float>(scale);
   return config;
 }
 
