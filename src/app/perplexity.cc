@@ -55,10 +55,11 @@ Result<PerplexityResult> measure_perplexity(LoadedModel& model, std::span<const 
         std::min(static_cast<size_t>(step), tokens.size() - static_cast<size_t>(index * step)));
     Request request;
     request.id = RequestId(index + 1);
-    if (options.bos.has_value()) request.prompt.push_back(*options.bos);
-    request.prompt.insert(request.prompt.end(), part.begin(), part.end());
-    if (request.prompt.size() < 2) break;
-    const std::vector<TokenId> prompt = request.prompt;
+    const size_t first = options.bos.has_value() ? 1 : 0;
+    std::vector<TokenId> prompt(first + part.size(), options.bos.value_or(0));
+    std::copy(part.begin(), part.end(), prompt.begin() + static_cast<std::ptrdiff_t>(first));
+    if (prompt.size() < 2) break;
+    request.prompt = prompt;
     request.logits_wanted = LogitsWanted::kAll;
     request.on_logits = [&](int64_t position, std::span<const float> logits) {
       if (position + 1 >= static_cast<int64_t>(prompt.size())) return;
