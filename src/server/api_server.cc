@@ -353,12 +353,16 @@ class ApiServer::Impl {
     }
     HttpResponse response;
     response.headers = kPageHeaders;
-    response.headers.emplace_back("ETag", asset->etag);
+    const bool gzip = accepts_coding(visit->request.header("accept-encoding"), "gzip");
+    const std::string_view etag = gzip ? asset->gzip_etag : asset->etag;
+    response.headers.emplace_back("ETag", etag);
+    response.headers.emplace_back("Vary", "Accept-Encoding");
     response.content_type = asset->content_type;
-    if (visit->request.header("if-none-match").find(asset->etag) != std::string_view::npos) {
+    if (visit->request.header("if-none-match").find(etag) != std::string_view::npos) {
       response.status = 304;
     } else {
-      response.body = asset->content;
+      if (gzip) response.headers.emplace_back("Content-Encoding", "gzip");
+      response.body = gzip ? asset->gzip : asset->content;
     }
     visit->reply->send(std::move(response));  // not logged: it is no use of the model
   }

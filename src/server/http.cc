@@ -1,5 +1,7 @@
 #include "server/http.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 
 namespace quipu {
@@ -9,6 +11,36 @@ std::string_view HttpHead::header(std::string_view name) const {
     if (key == name) return value;
   }
   return {};
+}
+
+bool accepts_coding(std::string_view header, std::string_view coding) {
+  const auto trimmed = [](std::string_view text) {
+    while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+    while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+    return text;
+  };
+  const auto is_equal = [](std::string_view a, std::string_view b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
+      return std::tolower(static_cast<unsigned char>(x)) ==
+             std::tolower(static_cast<unsigned char>(y));
+    });
+  };
+  bool any = false;
+  while (!header.empty()) {
+    const size_t comma = std::min(header.find(','), header.size());
+    const std::string_view item = header.substr(0, comma);
+    header.remove_prefix(std::min(comma + 1, header.size()));
+    const size_t semicolon = std::min(item.find(';'), item.size());
+    const std::string_view name = trimmed(item.substr(0, semicolon));
+    const std::string_view weight =
+        semicolon < item.size() ? trimmed(item.substr(semicolon + 1)) : std::string_view();
+    // "q=0", "q=0.", "q=0.000": not this one.
+    const bool is_refused = weight.size() >= 3 && is_equal(weight.substr(0, 2), "q=") &&
+                            weight.find_first_not_of("0.", 2) == std::string_view::npos;
+    if (is_equal(name, coding)) return !is_refused;
+    if (name == "*") any = !is_refused;
+  }
+  return any;
 }
 
 std::string percent_decoded(std::string_view text) {

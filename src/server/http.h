@@ -81,6 +81,10 @@ class HttpHandler {
   virtual HttpResponse protocol_error(int status, std::string_view what) = 0;
 };
 
+// Whether an Accept-Encoding header takes this coding: named, or covered by "*", and not with q=0.
+// SOURCE: RFC 9110, section 12.5.3.
+bool accepts_coding(std::string_view header, std::string_view coding);
+
 // "%2F" and the like as the bytes they stand for; text that is no such code stays as it is.
 std::string percent_decoded(std::string_view text);
 

@@ -10,6 +10,7 @@
 #include "server/access.h"
 #include "server/api_server.h"
 #include "server/generation_spec.h"
+#include "server/http.h"
 #include "server/http_server.h"
 #include "server/metrics_text.h"
 #include "server/request_id.h"
@@ -143,6 +144,15 @@ TEST(ApiKeys, RolesAndTenants) {
     ASSERT_FALSE(parsed.ok()) << wrong;
     EXPECT_EQ(parsed.status().message().find("secret"), std::string::npos);
   }
+}
+
+TEST(Codings, AreTakenAsTheHeaderSays) {
+  for (const char* takes : {"gzip", "GZIP", "deflate, gzip", "gzip;q=0.5", "gzip ; q=1.0", "*", "br, *;q=0.1",
+                            "*;q=0, gzip", "identity;q=0,gzip", " gzip ,"})
+    EXPECT_TRUE(accepts_coding(takes, "gzip")) << takes;
+  for (const char* refuses : {"", "identity", "deflate, br", "gzip;q=0", "gzip;q=0.000", "*, gzip;q=0", "*;q=0",
+                              "xgzip", "gzipx", ";", ","})
+    EXPECT_FALSE(accepts_coding(refuses, "gzip")) << refuses;
 }
 
 TEST(Hosts, NamesAndLoopback) {
