@@ -4,6 +4,7 @@
 #include "base/huge_pages.h"
 #include "base/units.h"
 #include "cli/commands.h"
+#include "cli/config_file.h"
 #include "cli/flags.h"
 
 namespace quipu {
@@ -46,6 +47,15 @@ int doctor_command(const DoctorFlags& flags) {
 
   nlohmann::ordered_json usable = nlohmann::ordered_json::array();
   for (const Isa each : features.usable) usable.push_back(isa_name(each));
+  nlohmann::ordered_json config_files = nlohmann::ordered_json::array();
+  std::vector<std::filesystem::path> config_paths;
+  if (const auto user = user_config_path()) config_paths.push_back(*user);
+  config_paths.push_back(system_config_path());
+  for (const std::filesystem::path& path : config_paths) {
+    std::error_code ignored;
+    config_files.push_back(
+        {{"path", path.string()}, {"exists", std::filesystem::exists(path, ignored)}});
+  }
   const std::string huge_pages = first_line_of("/sys/kernel/mm/transparent_hugepage/enabled");
   if (flags.output.json) {
     print_json({{"version", QUIPU_VERSION},
@@ -64,7 +74,8 @@ int doctor_command(const DoctorFlags& flags) {
                 {"bf16_flops", peaks.bf16_flops},
                 {"f32_flops", peaks.f32_flops},
                 {"transparent_huge_pages", huge_pages},
-                {"huge_pages_work", huge_pages_work()}});
+                {"huge_pages_work", huge_pages_work()},
+                {"config_files", config_files}});
     return kExitOk;
   }
   print_out(fmt::format("quipu {}\n", QUIPU_VERSION));
@@ -84,6 +95,10 @@ int doctor_command(const DoctorFlags& flags) {
                   peaks.int8_ops * 1e-12, peaks.bf16_flops * 1e-12, peaks.f32_flops * 1e-12));
   print_out(fmt::format("huge pages        {}; large buffers, the KV cache among them, {}\n",
                         huge_pages, huge_pages_work() ? "got one on trial" : "got none on trial"));
+  for (const nlohmann::ordered_json& file : config_files) {
+    print_out(fmt::format("configuration     {} ({})\n", file["path"].get<std::string>(),
+                          file["exists"].get<bool>() ? "read" : "not there"));
+  }
   return kExitOk;
 }
 

@@ -221,15 +221,17 @@ Result<SamplingParams> SamplingFlags::resolve() const {
   return resolved;
 }
 
+std::string environment_name(const std::string& flag) {
+  std::string name = "QUIPU_";
+  for (const char c : flag)
+    name.push_back(c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
+  return name;
+}
+
 void add_environment_names(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     if (option->get_lnames().empty() || option->get_lnames().front() == "help") continue;
-    std::string name = "QUIPU_";
-    for (const char c : option->get_lnames().front()) {
-      name.push_back(c == '-' ? '_'
-                              : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
-    }
-    option->envname(name);
+    option->envname(environment_name(option->get_lnames().front()));
   }
 }
 

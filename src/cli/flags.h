@@ -1,6 +1,7 @@
 // The flags that commands share, with their environment variables.
 //
-// Every long flag `--some-flag` can also be set as QUIPU_SOME_FLAG; the flag wins.
+// Every long flag `--some-flag` can also be set as QUIPU_SOME_FLAG, and in a configuration file
+// (cli/settings.h); the flag wins.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -47,6 +48,8 @@ struct SamplingFlags {
 // REQUIRES: `flags` lives as long as the command.
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
 
+// The variable of a long flag: "kv-memory" -> "QUIPU_KV_MEMORY".
+std::string environment_name(const std::string& flag);
 // Gives every long flag of the command its QUIPU_ variable. Call once all flags are added.
 void add_environment_names(CLI::App& command);
 

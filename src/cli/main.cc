@@ -1,15 +1,17 @@
 // quipu: the command line. Parses, dispatches, and turns every failure into one clear line.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/suggest.h"
 #include "cli/commands.h"
 #include "cli/completion.h"
 #include "cli/console.h"
+#include "cli/settings.h"
 
 namespace quipu {
 namespace {
@@ -55,32 +57,44 @@ int report_parse_error(const CLI::App& app, const CLI::ParseError& error,
   return kExitBadInput;
 }
 
-int run(int argc, char** argv) {
-  CLI::App app{"quipu: large-language-model inference with the KV cache as data worth keeping",
-               "quipu"};
-  app.require_subcommand(1);
-  app.set_version_flag("--version", std::string("quipu ") + QUIPU_VERSION);
-  app.get_formatter()->column_width(34);
+std::unique_ptr<CLI::App> make_app(int& exit_code) {
+  auto app = std::make_unique<CLI::App>(
+      "quipu: large-language-model inference with the KV cache as data worth keeping", "quipu");
+  app->require_subcommand(1);
+  app->set_version_flag("--version", std::string("quipu ") + QUIPU_VERSION);
+  app->get_formatter()->column_width(34);
+  add_run_command(*app, exit_code);
+  add_chat_command(*app, exit_code);
+  add_tokenize_command(*app, exit_code);
+  add_inspect_command(*app, exit_code);
+  add_logits_command(*app, exit_code);
+  add_perplexity_command(*app, exit_code);
+  add_quantize_command(*app, exit_code);
+  add_serve_command(*app, exit_code);
+  add_simulate_command(*app, exit_code);
+  add_synth_command(*app, exit_code);
+  add_bench_command(*app, exit_code);
+  add_doctor_command(*app, exit_code);
+  for (CLI::App* command : app->get_subcommands({})) add_config_flags(*command);
+  add_completion_command(*app);
+  return app;
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const Result<Invocation> invocation = apply_configuration(make_app, arguments);
+  if (!invocation.ok()) return report_error(invocation.status());
+  if (invocation->print) {
+    print_out(describe_configuration(make_app, *invocation, arguments));
+    return kExitOk;
+  }
   int exit_code = kExitOk;
-  add_run_command(app, exit_code);
-  add_chat_command(app, exit_code);
-  add_tokenize_command(app, exit_code);
-  add_inspect_command(app, exit_code);
-  add_logits_command(app, exit_code);
-  add_perplexity_command(app, exit_code);
-  add_quantize_command(app, exit_code);
-  add_serve_command(app, exit_code);
-  add_simulate_command(app, exit_code);
-  add_synth_command(app, exit_code);
-  add_bench_command(app, exit_code);
-  add_doctor_command(app, exit_code);
-  add_completion_command(app);
+  const std::unique_ptr<CLI::App> app = make_app(exit_code);
   try {
-    app.parse(argc, argv);
+    parse_arguments(*app, invocation->arguments);
   } catch (const CLI::Success& success) {  // --help, --version
-    return app.exit(success);
+    return app->exit(success);
   } catch (const CLI::ParseError& error) {
-    return report_parse_error(app, error, argc > 1 ? argv[1] : "");
+    return report_parse_error(*app, error, arguments.size() > 1 ? arguments[1] : "");
   }
   return exit_code;
 }
@@ -90,11 +104,9 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  std::vector<std::string> arguments(argv, argv + argc);
   // llama-server's short form, which has two letters and is no flag to CLI11.
-  char parallel[] = "--parallel";
-  for (int i = 2; i < argc; ++i) {
-    if (std::string_view(argv[1]) == "serve" && std::string_view(argv[i]) == "-np")
-      argv[i] = parallel;
-  }
-  return quipu::run(argc, argv);
+  if (argc > 1 && arguments[1] == "serve")
+    std::replace(arguments.begin(), arguments.end(), std::string("-np"), std::string("--parallel"));
+  return quipu::run(arguments);
 }

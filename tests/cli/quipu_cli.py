@@ -29,9 +29,9 @@ def scratch(name):
 
 
 def environment(**changes):
-    """This process's environment without any QUIPU_ variable of the person who runs the tests."""
+    """This process's environment without any QUIPU_ variable or configuration of the person who runs the tests."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("QUIPU_")}
-    return {**clean, **changes}
+    return {**clean, "QUIPU_CONFIG": "/dev/null", **changes}
 
 
 def quipu(*arguments, stdin="", env=None, **options):

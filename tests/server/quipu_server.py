@@ -42,7 +42,7 @@ class Server:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
 
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env={**clean, **(env or {})}, preexec_fn=limit_files if files_max else None)
+                                        env={**clean, "QUIPU_CONFIG": "/dev/null", **(env or {})}, preexec_fn=limit_files if files_max else None)
         line = self.process.stdout.readline()
         if not line:
             message = self.process.stderr.read().decode()
