@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/completion.h"
 #include "cli/console.h"
+#include "cli/manual.h"
 #include "cli/settings.h"
 
 namespace quipu {
@@ -77,6 +78,7 @@ std::unique_ptr<CLI::App> make_app(int& exit_code) {
   add_doctor_command(*app, exit_code);
   for (CLI::App* command : app->get_subcommands({})) add_config_flags(*command);
   add_completion_command(*app);
+  add_man_command(*app);
   return app;
 }
 

@@ -52,7 +52,9 @@ class Install(unittest.TestCase):
 
     def test_everything_has_its_place(self):
         names = {str(path.relative_to(self.prefix)) for path in self.prefix.rglob("*") if not path.is_dir()}
-        for name in ("bin/quipu", "include/quipu/quipu.h", "include/quipu/version.h", "lib/systemd/system/quipu.service"):
+        for name in ("bin/quipu", "include/quipu/quipu.h", "include/quipu/version.h", "lib/systemd/system/quipu.service",
+                     "share/man/man1/quipu.1", "share/bash-completion/completions/quipu",
+                     "share/fish/vendor_completions.d/quipu.fish"):
             self.assertIn(name, names)
         # Nothing else of the tree comes along: no archive, no header of src/, no test.
         self.assertEqual({name for name in names if name.endswith(".a")}, set())
