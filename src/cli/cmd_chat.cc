@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/report.h"
+#include "cli/sampled_model.h"
 
 namespace quipu {
 namespace {
@@ -60,7 +61,8 @@ class Conversation {
  private:
   Result<GenerationResult> answer(InterruptGuard& interrupt) {
     QUIPU_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, encode_chat(model_, messages_));
-    const GenerationParams params = {.sampling = sampling_, .max_tokens = flags_.max_tokens,
+    const GenerationParams params = {.sampling = sampling_,
+                                     .max_tokens = flags_.max_tokens,
                                      .explain_cache = flags_.explain_cache};
     return generate(model_, std::move(prompt), params, [&](std::string_view delta) {
       if (!flags_.output.json) print_out(delta);
@@ -120,21 +122,15 @@ int converse(Conversation& conversation, const ChatFlags& flags) {
 }
 
 int chat_command(ChatFlags& flags) {
-  const Result<SamplingParams> given = flags.sampling.resolve();
-  if (!given.ok()) return report_error(given.status());  // before a model is loaded in vain
-  Result<std::unique_ptr<LoadedModel>> loaded = load_for_command(flags.model, flags.output);
+  const Result<SampledModel> loaded = load_sampled_model(flags.model, flags.sampling, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
-  LoadedModel& model = **loaded;
-  const Status defaults = flags.sampling.use_model_defaults(model);
-  if (!defaults.ok()) return report_error(defaults);
-  const Result<SamplingParams> sampling = flags.sampling.resolve();
-  if (!sampling.ok()) return report_error(sampling.status());
+  LoadedModel& model = *loaded->model;
   // Fails now rather than after the first message when the model cannot chat.
   const Result<std::string> probe =
       render_chat(model, nlohmann::ordered_json::array({{{"role", "user"}, {"content", "hello"}}}));
   if (!probe.ok()) return report_error(probe.status());
   if (stdin_is_terminal()) print_note(flags.output, model.kv_note + "\n" + kHelp);
-  Conversation conversation(model, flags, *sampling);
+  Conversation conversation(model, flags, loaded->sampling);
   return converse(conversation, flags);
 }
 

@@ -1,5 +1,5 @@
-// quipu run: prompts in, streamed text out. Several prompts run one after the other in one engine, so
-// that each can reuse what those before it left in the cache.
+// quipu run: prompts in, streamed text out. Several prompts run one after the other in one engine,
+// so that each can reuse what those before it left in the cache.
 #include <algorithm>
 #include <iostream>
 #include <iterator>
@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/report.h"
+#include "cli/sampled_model.h"
 
 namespace quipu {
 namespace {
@@ -101,20 +102,14 @@ Status run_prompt(const RunFlags& flags, const SamplingParams& sampling, LoadedM
 }
 
 int run_command(RunFlags& flags) {
-  const Result<SamplingParams> given = flags.sampling.resolve();
-  if (!given.ok()) return report_error(given.status());  // before a model is loaded in vain
   const Result<std::vector<std::string>> prompts = read_prompts(flags);
   if (!prompts.ok()) return report_error(prompts.status());
-  Result<std::unique_ptr<LoadedModel>> loaded = load_for_command(flags.model, flags.output);
+  const Result<SampledModel> loaded = load_sampled_model(flags.model, flags.sampling, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
-  LoadedModel& model = **loaded;
-  const Status defaults = flags.sampling.use_model_defaults(model);
-  if (!defaults.ok()) return report_error(defaults);
-  const Result<SamplingParams> sampling = flags.sampling.resolve();
-  if (!sampling.ok()) return report_error(sampling.status());
+  LoadedModel& model = *loaded->model;
   const InterruptGuard interrupt;
   for (const std::string& text : *prompts) {
-    const Status status = run_prompt(flags, *sampling, model, text, interrupt);
+    const Status status = run_prompt(flags, loaded->sampling, model, text, interrupt);
     if (!status.ok()) return report_error(status);
     if (interrupt.interrupted()) return kExitInterrupted;
   }
