@@ -10,7 +10,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "engine/engine.h"
+#include "engine_run.h"
 #include "golden_case.h"
 
 namespace quipu::golden {
@@ -83,32 +83,10 @@ struct Settings {
   bool keep_kv = true;
 };
 
-struct Outcome {
-  std::vector<TokenId> tokens;
-  std::map<int64_t, std::vector<float>> logits;
-  RequestStats stats;
-};
-
-class ModelRun {
+class ModelRun : public EngineRun {
  public:
-  ModelRun(LoadedCase& loaded, const Settings& settings) {
-    const ModelConfig& config = loaded.model->config();
-    const auto bytes = [&](const KvCacheSpec& spec, int blocks) {
-      return spec.block_bytes() * static_cast<uint64_t>(blocks);
-    };
-    const EngineConfig engine = {
-        .kv_format = settings.kv_format,
-        .block_tokens = kBlockTokens,
-        .kv_bytes =
-            bytes(kv_cache_spec_for(config, settings.kv_format, kBlockTokens), settings.blocks),
-        .input_kv_bytes = bytes(input_kv_spec_for(config, settings.kv_format, kBlockTokens),
-                                settings.input_blocks),
-        .prefill_chunk_max = settings.prefill_chunk_max,
-        .keep_kv = settings.keep_kv};
-    auto made = Engine::create(*loaded.model, *loaded.backend, engine, clock_);
-    QUIPU_CHECK(made.ok(), "{}", made.status().message());
-    engine_ = std::move(made).value();
-  }
+  ModelRun(LoadedCase& loaded, const Settings& settings)
+      : EngineRun(*loaded.model, *loaded.backend, config_of(loaded, settings)) {}
 
   void submit(int64_t id, std::vector<TokenId> input, std::vector<TokenId> prompt,
               int64_t max_tokens, LogitsWanted wanted = LogitsWanted::kSampled,
@@ -117,45 +95,28 @@ class ModelRun {
     request.id = RequestId(id);
     request.input = std::move(input);
     request.prompt = std::move(prompt);
-    request.sampling.temperature = 0;
     request.max_tokens = max_tokens;
     request.cache_salt = salt;
     request.logits_wanted = wanted;
-    request.on_logits = [this, id](int64_t position, std::span<const float> logits) {
-      outcomes_[id].logits[position].assign(logits.begin(), logits.end());
-    };
-    const Status status = engine_->submit(std::move(request));
-    QUIPU_CHECK(status.ok(), "{}", status.message());
+    EngineRun::submit(std::move(request));
   }
-
-  void step() {
-    clock_.advance_ns(1);
-    for (const StepEvent& event : engine_->step()) {
-      Outcome& outcome = outcomes_[event.id.value()];
-      if (event.token.has_value()) outcome.tokens.push_back(*event.token);
-      if (event.finish != FinishReason::kNone) outcome.stats = event.stats;
-    }
-    engine_->scheduler().check_invariants();
-  }
-  void finish() {
-    while (engine_->has_work()) step();
-  }
-
-  const Outcome& outcome(int64_t id) const { return outcomes_.at(id); }
-  Engine& engine() { return *engine_; }
 
  private:
-  FakeClock clock_;
-  std::unique_ptr<Engine> engine_;
-  std::map<int64_t, Outcome> outcomes_;
+  static EngineConfig config_of(const LoadedCase& loaded, const Settings& settings) {
+    const ModelConfig& config = loaded.model->config();
+    const auto bytes = [&](const KvCacheSpec& spec, int blocks) {
+      return spec.block_bytes() * static_cast<uint64_t>(blocks);
+    };
+    return {.kv_format = settings.kv_format,
+            .block_tokens = kBlockTokens,
+            .kv_bytes =
+                bytes(kv_cache_spec_for(config, settings.kv_format, kBlockTokens), settings.blocks),
+            .input_kv_bytes = bytes(input_kv_spec_for(config, settings.kv_format, kBlockTokens),
+                                    settings.input_blocks),
+            .prefill_chunk_max = settings.prefill_chunk_max,
+            .keep_kv = settings.keep_kv};
+  }
 };
-
-bool same(const Outcome& a, const Outcome& b) {
-  if (a.tokens != b.tokens || a.logits.size() != b.logits.size() || a.logits.empty()) return false;
-  return std::ranges::equal(a.logits, b.logits, [](const auto& x, const auto& y) {
-    return x.first == y.first && same_bits(x.second, y.second);
-  });
-}
 
 struct Setting {
   const Case* golden;
@@ -223,10 +184,10 @@ TEST_P(EncoderDecoder, PiecesThreadsAndNoCacheChangeNoBit) {
   LoadedCase pieces = load(golden(), GetParam().isa, 2, 24);  // the encoder in pieces of 24 tokens
   for (const KvFormat format : kKvFormats) {
     const Outcome expected = alone(loaded, {.kv_format = format}, greedy_count());
-    EXPECT_TRUE(same(alone(pieces, {.kv_format = format}, greedy_count()), expected))
+    EXPECT_TRUE(same_outcome(alone(pieces, {.kv_format = format}, greedy_count()), expected))
         << kv_format_name(format) << ", pieces, two threads";
     EXPECT_TRUE(
-        same(alone(loaded, {.kv_format = format, .keep_kv = false}, greedy_count()), expected))
+        same_outcome(alone(loaded, {.kv_format = format, .keep_kv = false}, greedy_count()), expected))
         << kv_format_name(format) << ", without a cache";
   }
   ModelRun whole(loaded, {}), cut(loaded, {.prefill_chunk_max = 7});
@@ -234,7 +195,7 @@ TEST_P(EncoderDecoder, PiecesThreadsAndNoCacheChangeNoBit) {
     run->submit(1, golden().input, golden().tokens, 3, LogitsWanted::kAll);
     run->finish();
   }
-  EXPECT_TRUE(same(cut.outcome(1), whole.outcome(1))) << "decoder prompt in chunks of 7";
+  EXPECT_TRUE(same_outcome(cut.outcome(1), whole.outcome(1))) << "decoder prompt in chunks of 7";
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, EncoderDecoder, testing::ValuesIn(settings()), setting_name);
@@ -272,10 +233,10 @@ TEST_P(EncodedInputs, CompanyAndPreemptionChangeNoBit) {
       const Outcome& outcome = run.outcome(i);
       preemptions += outcome.stats.preemptions;
       if (i % 5 == 1) {
-        EXPECT_TRUE(same(outcome, expected)) << "request " << i;
+        EXPECT_TRUE(same_outcome(outcome, expected)) << "request " << i;
       }
       if (!roomy.contains(i)) roomy[i] = outcome;
-      EXPECT_TRUE(same(outcome, roomy[i])) << "request " << i;
+      EXPECT_TRUE(same_outcome(outcome, roomy[i])) << "request " << i;
     }
     if (settings.blocks == 5 && settings.input_blocks == 128) {
       EXPECT_GT(preemptions, 0) << "the pool was not tight";
@@ -309,7 +270,7 @@ TEST_P(EncodedInputs, EqualInputsAreEncodedOnce) {
   EXPECT_EQ(run.outcome(3).stats.cached_input_tokens, tokens);
   EXPECT_EQ(run.outcome(4).stats.cached_input_tokens, 0) << "tenants share nothing";
   EXPECT_EQ(run.outcome(1).stats.input_tokens, tokens);
-  for (const int64_t id : {2, 3, 4}) EXPECT_TRUE(same(run.outcome(id), run.outcome(1))) << id;
+  for (const int64_t id : {2, 3, 4}) EXPECT_TRUE(same_outcome(run.outcome(id), run.outcome(1))) << id;
 }
 
 // A decoder prefix is worth nothing behind another input, whatever its tokens.
@@ -325,12 +286,12 @@ TEST_P(EncodedInputs, DecoderPrefixesOfOtherInputsAreNotShared) {
   run.finish();
   EXPECT_EQ(run.outcome(2).stats.cached_tokens, 0);
   EXPECT_EQ(run.outcome(3).stats.cached_tokens, static_cast<int64_t>(golden().tokens.size()) - 1);
-  EXPECT_TRUE(same(run.outcome(3), run.outcome(1)));
-  EXPECT_FALSE(same(run.outcome(2), run.outcome(1))) << "the input does not matter";
+  EXPECT_TRUE(same_outcome(run.outcome(3), run.outcome(1)));
+  EXPECT_FALSE(same_outcome(run.outcome(2), run.outcome(1))) << "the input does not matter";
   ModelRun fresh(loaded, {});
   fresh.submit(2, changed, golden().tokens, 4);
   fresh.finish();
-  EXPECT_TRUE(same(run.outcome(2), fresh.outcome(2)));
+  EXPECT_TRUE(same_outcome(run.outcome(2), fresh.outcome(2)));
 }
 
 TEST_P(EncodedInputs, WrongRequestsAreRefusedWithTheNumbers) {
