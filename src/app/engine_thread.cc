@@ -201,11 +201,15 @@ void EngineThread::admit() {
     running->place = free_place();
     running->started_ns = model_.clock.now_ns();
     const auto prompt_tokens = static_cast<int64_t>(prompt.size());
-    Request request = running->task.make_request(std::move(prompt));
-    request.priority = next->priority;
-    request.deadline_ns = deadline_ns;
-    if (const Status status = model_.engine->submit(std::move(request)); !status.ok()) {
-      end_refused(*running->outbox, status);
+    Result<Request> request = running->task.make_request(std::move(prompt));
+    Status status = request.status();
+    if (status.ok()) {
+      request->priority = next->priority;
+      request->deadline_ns = deadline_ns;
+      status = model_.engine->submit(std::move(*request));
+    }
+    if (!status.ok()) {
+      end_refused(*running->outbox, std::move(status));
       continue;
     }
     queue_.charge(running->tenant, prompt_tokens);

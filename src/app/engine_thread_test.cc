@@ -532,7 +532,7 @@ TEST_F(EngineThreadText, LogProbabilitiesAreOfEachTokensOwnRow) {
   params.top_logprobs = 1;
   params.max_tokens = 8;
   GenerationTask task(*model_, RequestId(1), params);
-  const Request request = task.make_request({5, 6});
+  const Request request = *task.make_request({5, 6});
   ASSERT_TRUE(request.on_logits);
   const auto vocab = static_cast<size_t>(model_->model->config().vocab_size);
   std::vector<float> row(vocab, 0.0f);

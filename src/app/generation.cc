@@ -22,9 +22,10 @@ double GenerationTimings::decode_tokens_per_s() const {
 Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt,
                                   const GenerationParams& params, const TextSink& sink) {
   GenerationTask task(model, RequestId(1), params);
-  Request request = task.make_request(std::move(prompt));
-  std::vector<TokenId> prompt_ids = request.prompt;
-  QUIPU_RETURN_IF_ERROR(model.engine->submit(std::move(request)));
+  Result<Request> request = task.make_request(std::move(prompt));
+  if (!request.ok()) return request.status();
+  std::vector<TokenId> prompt_ids = request->prompt;
+  QUIPU_RETURN_IF_ERROR(model.engine->submit(std::move(*request)));
   GenerationUpdate all;
   while (!task.ended()) {
     bool go_on = !sink || sink({});  // before every step: a long prompt shows no text for a while
@@ -38,6 +39,7 @@ Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> promp
     // The last event of a cancelled request comes with the next step.
     if ((!go_on || task.wants_cancel()) && !task.ended()) model.engine->cancel(task.id());
   }
+  QUIPU_RETURN_IF_ERROR(all.end->status);
   return GenerationResult{.text = std::move(all.text),
                           .prompt_ids = std::move(prompt_ids),
                           .token_ids = std::move(all.token_ids),

@@ -54,7 +54,7 @@ using TextSink = std::function<bool(std::string_view delta)>;
 
 // Runs one request to its end on the calling thread (the engine thread).
 // Without a tokenizer the text stays empty and token ids alone come out.
-// ERRORS: as Engine::submit().
+// ERRORS: as Engine::submit(); kResourceExhausted when a constraint could not go on.
 Result<GenerationResult> generate(LoadedModel& model, std::vector<TokenId> prompt,
                                   const GenerationParams& params, const TextSink& sink);
 

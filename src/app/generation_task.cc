@@ -7,6 +7,8 @@
 #include <iterator>
 #include <numeric>
 
+#include "app/output_constraint.h"
+
 namespace quipu {
 
 void GenerationUpdate::append(GenerationUpdate&& later) {
@@ -22,13 +24,14 @@ GenerationTask::GenerationTask(const LoadedModel& model, RequestId id,
                                const GenerationParams& params)
     : id_(id), params_(params), config_(model.model->config()), stops_(params.stop) {
   if (model.tokenizer == nullptr) return;
+  vocabulary_size_ = model.tokenizer->vocab_size();
   decoder_.emplace(*model.tokenizer, StreamDecoder::Start::kContinuation,
                    DecodeOptions{.skip_special = params.skip_special});
   if (!params.ignore_eos)
     stop_tokens_.assign(model.tokenizer->eos_ids().begin(), model.tokenizer->eos_ids().end());
 }
 
-Request GenerationTask::make_request(std::vector<TokenId> prompt) {
+Result<Request> GenerationTask::make_request(std::vector<TokenId> prompt) {
   Request request;
   request.id = id_;
   set_prompt(config_, std::move(prompt), request);
@@ -38,6 +41,12 @@ Request GenerationTask::make_request(std::vector<TokenId> prompt) {
   request.explain_cache = params_.explain_cache;
   request.explain_salts = params_.explain_salts;
   request.cache_salt = params_.cache_salt;
+  if (params_.constraint != nullptr) {
+    Result<std::shared_ptr<TokenConstraint>> constraint =
+        OutputConstraint::start(*params_.constraint, vocabulary_size_);
+    if (!constraint.ok()) return constraint.status();
+    request.constraint = std::move(*constraint);
+  }
   if (params_.hash_logits || params_.top_logprobs.has_value()) {
     request.logits_wanted = LogitsWanted::kSampled;
     request.on_logits = [this](int64_t, std::span<const float> logits) { observe(logits); };
@@ -93,7 +102,10 @@ void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
     update.text += stops_.push(decoder_->finish());
     update.text += stops_.finish();
   }
-  update.end = GenerationEnd{.status = Status::ok_status(),
+  Status status = Status::ok_status();
+  if (event.finish == FinishReason::kConstraint && !stops_.stopped())
+    status = event.failure.with_context("the output could not go on under its constraint");
+  update.end = GenerationEnd{.status = std::move(status),
                              .finish = stops_.stopped() ? FinishReason::kStop : event.finish,
                              .stop_string = stops_.stopped_by(),
                              .stats = event.stats};

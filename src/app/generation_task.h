@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "app/assemble.h"
 #include "app/stop_strings.h"
 #include "engine/request.h"
+#include "text/constraint.h"
 #include "text/stream_decoder.h"
 
 namespace quipu {
@@ -31,6 +33,9 @@ struct GenerationParams {
   bool explain_cache = false;    // fill all of RequestStats::reuse,
   std::string explain_salts;     // from salts that begin like this
   std::string cache_salt;        // prefixes are shared within a salt only
+  // What the output may be; null for anything. Shared by the choices of a request: each follows a
+  // copy of its own.
+  std::shared_ptr<const Constraint> constraint;
 };
 
 struct TokenLogprob {
@@ -51,7 +56,9 @@ struct PromptProgress {
 };
 
 struct GenerationEnd {
-  Status status;  // not ok: the engine refused the request, and nothing was computed
+  // Not ok: the engine refused the request, and nothing was computed; or, with kConstraint, the
+  // constraint could not go on, and the output so far is no more than a beginning.
+  Status status;
   FinishReason finish = FinishReason::kNone;
   std::string stop_string;  // the one that ended the output, if one did
   RequestStats stats;
@@ -86,8 +93,8 @@ class GenerationTask {
   const GenerationParams& params() const { return params_; }
 
   // The engine's form of the request: `prompt` goes where the model takes it (set_prompt). It
-  // refers to this task, which must outlive it.
-  Request make_request(std::vector<TokenId> prompt);
+  // refers to this task, which must outlive it. ERRORS: kInternal, of the constraint's copy.
+  Result<Request> make_request(std::vector<TokenId> prompt);
 
   // Adds what an event of this request brings. REQUIRES: not ended.
   void take(const StepEvent& event, GenerationUpdate& update);
@@ -107,6 +114,7 @@ class GenerationTask {
   RequestId id_;
   GenerationParams params_;
   const ModelConfig& config_;
+  size_t vocabulary_size_ = 0;  // of the tokenizer
   std::vector<TokenId> stop_tokens_;
   std::optional<StreamDecoder> decoder_;
   StopStrings stops_;

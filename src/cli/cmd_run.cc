@@ -14,6 +14,7 @@ namespace quipu {
 namespace {
 
 constexpr uint64_t kPromptBytesMax = 64 * 1024 * 1024;
+constexpr uint64_t kSchemaBytesMax = 1024 * 1024;
 
 struct RunFlags {
   ModelOptions model;
@@ -25,6 +26,7 @@ struct RunFlags {
   bool explain_cache = false, stats = false;
   int64_t max_tokens = 512;
   std::vector<std::string> stop;
+  std::string json_schema, grammar, grammar_file;
 };
 
 std::string read_standard_input() {
@@ -69,9 +71,39 @@ Result<std::vector<TokenId>> prompt_tokens(const RunFlags& flags, const LoadedMo
   return encode_chat(model, messages);
 }
 
+// What --json-schema and --grammar ask for; null when they were not given.
+Result<std::shared_ptr<const Constraint>> output_constraint(const RunFlags& flags,
+                                                            const LoadedModel& model) {
+  std::string text = flags.grammar, flag = "--grammar";
+  ConstraintKind kind = ConstraintKind::kGbnf;
+  if (!flags.json_schema.empty()) {
+    kind = ConstraintKind::kJsonSchema;
+    text = flags.json_schema;
+    flag = "--json-schema";
+    const size_t begin = text.find_first_not_of(" \t\r\n");
+    if (begin == std::string::npos || text[begin] != '{') {
+      QUIPU_ASSIGN_OR_RETURN(text, read_file(flags.json_schema, kSchemaBytesMax));
+    }
+  } else if (!flags.grammar_file.empty()) {
+    flag = "--grammar-file";
+    QUIPU_ASSIGN_OR_RETURN(text, read_file(flags.grammar_file, kSchemaBytesMax));
+  }
+  if (text.empty()) return std::shared_ptr<const Constraint>();
+  if (kind == ConstraintKind::kGbnf && text.find("::=") == std::string::npos)
+    kind = ConstraintKind::kLark;
+  QUIPU_RETURN_IF_ERROR(require_tokenizer(model));
+  ConstraintCompiler compiler(*model.tokenizer);
+  Result<Constraint> compiled = compiler.compile({kind, std::move(text)});
+  if (!compiled.ok()) {
+    return Status(ErrorCode::kInvalidArgument, compiled.status().message()).with_context(flag);
+  }
+  return std::make_shared<const Constraint>(std::move(*compiled));
+}
+
 // One prompt from its text to its report.
 Status run_prompt(const RunFlags& flags, const SamplingParams& sampling, LoadedModel& model,
-                  const std::string& text, const InterruptGuard& interrupt) {
+                  const std::shared_ptr<const Constraint>& constraint, const std::string& text,
+                  const InterruptGuard& interrupt) {
   QUIPU_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, prompt_tokens(flags, model, text));
   const GenerationParams params = {.sampling = sampling,
                                    .max_tokens = flags.max_tokens,
@@ -79,7 +111,8 @@ Status run_prompt(const RunFlags& flags, const SamplingParams& sampling, LoadedM
                                    .ignore_eos = flags.ignore_eos,
                                    .skip_special = !flags.special,
                                    .hash_logits = flags.output.json,
-                                   .explain_cache = flags.explain_cache};
+                                   .explain_cache = flags.explain_cache,
+                                   .constraint = constraint};
   const bool stream = !flags.output.json;
   if (stream && flags.echo) print_out(text);
   QUIPU_ASSIGN_OR_RETURN(const GenerationResult result,
@@ -107,9 +140,12 @@ int run_command(RunFlags& flags) {
   const Result<SampledModel> loaded = load_sampled_model(flags.model, flags.sampling, flags.output);
   if (!loaded.ok()) return report_error(loaded.status());
   LoadedModel& model = *loaded->model;
+  const auto constraint = output_constraint(flags, model);
+  if (!constraint.ok()) return report_error(constraint.status());
   const InterruptGuard interrupt;
   for (const std::string& text : *prompts) {
-    const Status status = run_prompt(flags, loaded->sampling, model, text, interrupt);
+    const Status status =
+        run_prompt(flags, loaded->sampling, model, *constraint, text, interrupt);
     if (!status.ok()) return report_error(status);
     if (interrupt.interrupted()) return kExitInterrupted;
   }
@@ -131,6 +167,15 @@ void add_run_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--stop", flags->stop, "End the output before this text; may be repeated")
       ->allow_extra_args(false);
+  CLI::Option* schema = command->add_option(
+      "-j,--json-schema", flags->json_schema,
+      "The output is JSON that follows this schema: a file, or the schema itself");
+  CLI::Option* grammar = command->add_option(
+      "--grammar", flags->grammar, "The output follows this grammar (llama.cpp's GBNF, or Lark)");
+  CLI::Option* grammar_file =
+      command->add_option("--grammar-file", flags->grammar_file, "The same from a file");
+  schema->excludes(grammar, grammar_file);
+  grammar->excludes(grammar_file);
   command->add_flag("--chat", flags->chat,
                     "Put the prompt into the model's chat template as a user's message");
   command->add_option("--system", flags->system, "System message for --chat")->needs("--chat");

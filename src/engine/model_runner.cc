@@ -180,7 +180,7 @@ void ModelRunner::consume_logits(const StepPlan& plan, std::span<const float> lo
   for (const ScheduledSequence& scheduled : plan.sequences) {
     Sequence& sequence = *scheduled.sequence;
     const size_t first_token = next_tokens_.size();
-    next_tokens_.resize(first_token + 1 + static_cast<size_t>(scheduled.num_drafts), 0);
+    next_tokens_.resize(first_token + 1 + static_cast<size_t>(scheduled.num_drafts), kNoToken);
     bool has_followed = true;  // the drafts so far are what the sampler chose
     for (int i = first_logit_token(scheduled); i < scheduled.num_computed(); ++i, ++row) {
       if (!has_followed) continue;
@@ -194,9 +194,10 @@ void ModelRunner::consume_logits(const StepPlan& plan, std::span<const float> lo
       if (!scheduled.reaches_end() || draft < 0 || sequence.request.max_tokens == 0) continue;
       const TokenId next = sequence.sampler.sample(row_logits, position + 1);
       next_tokens_[first_token + static_cast<size_t>(draft)] = next;
+      if (next != kNoToken) sequence.sampler.accept(next);
       has_followed = draft < scheduled.num_drafts &&
-                     next == sequence.draft[static_cast<size_t>(draft)];
-      if (has_followed) sequence.sampler.accept(next);
+                     next == sequence.draft[static_cast<size_t>(draft)] &&
+                     !sequence.sampler.is_complete();
     }
   }
 }

@@ -28,7 +28,7 @@ class ModelRunner {
         group_arrays_(storage.spec().groups.size()) {}
 
   // Does the plan's transfers, computes its tokens, shows wanted logits to their observers, and samples.
-  // SHAPE: result: one token per planned sequence (0 where none was chosen); valid until the next
+  // SHAPE: result: one token per planned sequence (kNoToken where none was chosen); valid until the next
   // run().
   std::span<const TokenId> run(const StepPlan& plan);
   const TransferStatistics& transfers() const { return transfers_; }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,20 +14,23 @@
 #include "kv/explanation.h"
 #include "kv/prefix_index.h"
 #include "sample/sampling_params.h"
+#include "sample/token_constraint.h"
 
 namespace quipu {
 
 enum class FinishReason {
   kNone,         // still running
-  kStop,         // a stop token
+  kStop,         // a stop token, or the end of what a constraint allows
   kLength,       // max_tokens
   kContextFull,  // the model's context, or the KV pool, holds no more
   kCancelled,
-  kDeadline,  // Request::deadline_ns passed
+  kDeadline,    // Request::deadline_ns passed
+  kConstraint,  // the request's constraint could not go on
 };
-inline constexpr int kFinishReasons = 6;
+inline constexpr int kFinishReasons = 7;
 
-// OpenAI's names: "stop", "length" (also for a full context), "cancelled"; and "deadline".
+// OpenAI's names: "stop", "length" (also for a full context), "cancelled"; and "deadline",
+// "constraint".
 std::string_view finish_reason_name(FinishReason reason);
 
 // Which positions' logits the caller wants to see.
@@ -44,6 +48,9 @@ struct Request {
   SamplingParams sampling;
   int64_t max_tokens = 0;            // output tokens; 0: only compute the prompt
   std::vector<TokenId> stop_tokens;  // end the output; they are not part of it
+  // What the output may be; null for anything. REQUIRES: at its beginning, and no other request's.
+  // Shared with who made it.
+  std::shared_ptr<TokenConstraint> constraint;
   // Prefixes are shared within a salt only; tenants get one each.
   std::string cache_salt;
   // Lower ones start first, and the highest number gives way first when memory runs out; equal ones

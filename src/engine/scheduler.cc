@@ -12,6 +12,7 @@ std::string_view finish_reason_name(FinishReason reason) {
     case FinishReason::kContextFull: return "length";
     case FinishReason::kCancelled: return "cancelled";
     case FinishReason::kDeadline: return "deadline";
+    case FinishReason::kConstraint: return "constraint";
   }
   return "unknown";
 }
@@ -442,16 +443,27 @@ void Scheduler::take_outputs(const ScheduledSequence& scheduled,
   int accepted = 0;
   StepEvent event;
   for (bool more = true; more;) {
-    event = {.id = sequence.request.id, .token = {}, .finish = FinishReason::kLength, .stats = {}};
+    event = {};
+    event.id = sequence.request.id;
+    event.finish = FinishReason::kLength;
     if (sequence.request.max_tokens == 0) break;
     const TokenId token = next_tokens[static_cast<size_t>(accepted)];
+    if (token == kNoToken) {
+      event.finish = FinishReason::kConstraint;
+      break;
+    }
+    const bool came_true = accepted < scheduled.num_drafts &&
+                           token == sequence.draft[static_cast<size_t>(accepted)];
+    // A complete output ends with the last token that was chosen: none was after a draft.
+    const bool completes = sequence.sampler.is_complete() &&
+                           !(came_true && next_tokens[static_cast<size_t>(accepted) + 1] != kNoToken);
     event.finish = finish_reason_after(sequence, token);
-    more = event.finish == FinishReason::kNone && accepted < scheduled.num_drafts &&
-           token == sequence.draft[static_cast<size_t>(accepted)];
-    if (event.finish != FinishReason::kStop) {
+    const bool is_output = event.finish != FinishReason::kStop;
+    if (completes) event.finish = FinishReason::kStop;
+    more = event.finish == FinishReason::kNone && came_true;
+    if (is_output) {
       event.token = token;
       sequence.tokens.push_back(token);
-      if (!more) sequence.sampler.accept(token);  // who sampled accepted the drafts that came true
       ++sequence.stats.completion_tokens;
     }
     if (more) {
@@ -474,8 +486,11 @@ void Scheduler::take_outputs(const ScheduledSequence& scheduled,
     std::unique_ptr<Sequence> finished = std::move(*it);
     running_.erase(it);
     const std::optional<TokenId> token = event.token;
+    Status failure = event.finish == FinishReason::kConstraint ? finished->sampler.failure()
+                                                               : Status::ok_status();
     event = finish(std::move(finished), event.finish);
     event.token = token;
+    event.failure = std::move(failure);
   } else if (!config_.keep_kv) {
     cache_.release(sequence.kv, sequence.tokens);
     sequence.encoding.release();

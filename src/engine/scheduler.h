@@ -126,6 +126,7 @@ struct StepEvent {
   std::optional<TokenId> token;  // a new output token
   FinishReason finish = FinishReason::kNone;
   RequestStats stats;  // complete when finish is set
+  Status failure;      // why, when finish is kConstraint
 };
 
 class Scheduler {
@@ -151,7 +152,8 @@ class Scheduler {
 
   // Takes the step's outcome. SHAPE: next_tokens: for each planned sequence one entry, and one more
   // for each draft: what follows the tokens, the tokens and one draft, and so on. Read only where
-  // reaches_end() and the request wants output, up to the first that is not the draft in its place.
+  // reaches_end() and the request wants output, up to the first that is not the draft in its place;
+  // there, kNoToken when the sequence's sampler failed. Samplers have accepted what they chose.
   // Events are appended.
   void commit(const StepPlan& plan, std::span<const TokenId> next_tokens,
               std::vector<StepEvent>& events);

@@ -29,7 +29,9 @@ struct Sequence {
   // them is made here, so that decoding allocates nothing (a streamed sequence of more than
   // kTokensReserved tokens doubles its list now and then).
   Sequence(Request ask, SequenceKv room, int64_t tokens_max)
-      : request(std::move(ask)), kv(std::move(room)), sampler(request.sampling, request.prompt) {
+      : request(std::move(ask)),
+        kv(std::move(room)),
+        sampler(request.sampling, request.prompt, request.constraint) {
     tokens.reserve(static_cast<size_t>(std::min(tokens_max, kTokensReserved)));
     tokens = request.prompt;
     kv.salt = request.cache_salt;

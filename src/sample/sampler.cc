@@ -1,6 +1,7 @@
 #include "sample/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/check.h"
@@ -31,7 +32,9 @@ Status SamplingParams::validate() const {
   return Status::ok_status();
 }
 
-Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> prompt) : params_(params) {
+Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> prompt,
+                 std::shared_ptr<TokenConstraint> constraint)
+    : params_(params), constraint_(std::move(constraint)) {
   if (params_.repetition_penalty != 1.0f) {
     for (const TokenId token : prompt) seen_[token].in_prompt = true;
   }
@@ -42,13 +45,42 @@ void Sampler::accept(TokenId token) {
       params_.frequency_penalty != 0) {
     ++seen_[token].output;
   }
+  if (constraint_ == nullptr || is_complete() || !failure_.ok()) return;
+  if (Status status = constraint_->accept(token); !status.ok()) failure_ = std::move(status);
+}
+
+// The logits with minus infinity in the place of what the constraint does not allow. False: it
+// failed.
+bool Sampler::constrain(std::span<const float> logits) {
+  if (!failure_.ok()) return false;
+  Result<std::span<const uint32_t>> allowed = constraint_->allowed();
+  if (!allowed.ok()) {
+    failure_ = allowed.status();
+    return false;
+  }
+  adjusted_.assign(logits.size(), -INFINITY);
+  bool any = false;
+  for (size_t word = 0; word < allowed->size(); ++word) {
+    for (uint32_t bits = (*allowed)[word]; bits != 0; bits &= bits - 1) {
+      const size_t id = word * 32 + static_cast<size_t>(std::countr_zero(bits));
+      if (id >= logits.size()) break;
+      // What is no number, or none that any cut would keep, is still the last to be chosen.
+      constexpr float kLeast = -1e30f;
+      adjusted_[id] = logits[id] > kLeast ? logits[id] : kLeast;
+      any = true;
+    }
+  }
+  if (!any) {
+    failure_ = make_error(ErrorCode::kResourceExhausted,
+                          "nothing that the model's vocabulary has may follow");
+  }
+  return any;
 }
 
 bool Sampler::has_adjustments() const { return !params_.logit_bias.empty() || !seen_.empty(); }
 
-void Sampler::adjust(std::span<const float> logits) {
-  adjusted_.assign(logits.begin(), logits.end());
-  const auto vocab = static_cast<TokenId>(logits.size());
+void Sampler::adjust() {
+  const auto vocab = static_cast<TokenId>(adjusted_.size());
   for (const auto& [id, bias] : params_.logit_bias) {
     if (id < vocab) adjusted_[static_cast<size_t>(id)] += bias;
   }
@@ -65,10 +97,18 @@ void Sampler::adjust(std::span<const float> logits) {
 
 TokenId Sampler::sample(std::span<const float> logits, int64_t position) {
   QUIPU_CHECK(!logits.empty(), "no logits");
-  if (has_adjustments()) {
-    adjust(logits);
-    logits = adjusted_;
+  if (constraint_ == nullptr && !has_adjustments()) return choose(logits, position);
+  if (constraint_ != nullptr) {
+    QUIPU_CHECK(!is_complete(), "the output is complete");
+    if (!constrain(logits)) return kNoToken;
+  } else {
+    adjusted_.assign(logits.begin(), logits.end());
   }
+  if (has_adjustments()) adjust();
+  return choose(adjusted_, position);
+}
+
+TokenId Sampler::choose(std::span<const float> logits, int64_t position) {
   if (params_.greedy()) {
     size_t best = 0;
     for (size_t id = 1; id < logits.size(); ++id) {

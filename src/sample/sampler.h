@@ -1,6 +1,6 @@
 // Sampler: logits of one position -> one token id.
 //
-// Order: logit bias, repetition / presence / frequency penalties, temperature, top-k, top-p, min-p,
+// Order: constraint, logit bias, repetition / presence / frequency penalties, temperature, top-k, top-p, min-p,
 // draw. Top-p counts the probabilities left after top-k; min-p is relative to the best token.
 // The draw depends on (seed, position) only, so a request gives the same text alone or in a batch,
 // before and after a preemption (architecture.md, determinism contract, rule 4).
@@ -8,25 +8,38 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "base/strong_id.h"
 #include "sample/sampling_params.h"
+#include "sample/token_constraint.h"
 
 namespace quipu {
+
+// In the place of a token: none was chosen.
+inline constexpr TokenId kNoToken = -1;
 
 class Sampler {
  public:
   // SHAPE: prompt: the request's prompt tokens (the repetition penalty counts them).
-  Sampler(const SamplingParams& params, std::span<const TokenId> prompt);
+  // `constraint`: null for none; at the beginning of the output.
+  Sampler(const SamplingParams& params, std::span<const TokenId> prompt,
+          std::shared_ptr<TokenConstraint> constraint = nullptr);
 
   // SHAPE: logits: [vocab_size]. `position`: of the token being chosen. Ties go to the lower id.
+  // kNoToken, and then failure(), when the constraint allows none. REQUIRES: not is_complete().
   TokenId sample(std::span<const float> logits, int64_t position);
 
-  // Counts a token as part of the output. Called once for each token that was kept.
+  // Goes on by a token that was chosen. Called once for each, in order.
   void accept(TokenId token);
+
+  // The constraint lets nothing follow what was accepted.
+  bool is_complete() const { return constraint_ != nullptr && constraint_->is_complete(); }
+  // Why the constraint could not go on; ok while it can.
+  const Status& failure() const { return failure_; }
 
  private:
   struct Candidate {
@@ -34,19 +47,24 @@ class Sampler {
     float logit;
   };
 
+  bool constrain(std::span<const float> logits);
   bool has_adjustments() const;
-  void adjust(std::span<const float> logits);
+  void adjust();
+  TokenId choose(std::span<const float> logits, int64_t position);
   void keep_likely(std::span<const float> logits);
   void cut_top_k();
   void cut_top_p_and_min_p();
 
   SamplingParams params_;
+  // Shared with the request it came with, a value that others may hold copies of.
+  std::shared_ptr<TokenConstraint> constraint_;
+  Status failure_;
   struct Counts {
     bool in_prompt = false;
     int output = 0;
   };
   std::unordered_map<TokenId, Counts> seen_;
-  std::vector<float> adjusted_;        // scratch: logits after bias and penalties
+  std::vector<float> adjusted_;        // scratch: logits after constraint, bias, penalties
   std::vector<Candidate> candidates_;  // scratch
   std::vector<double> probabilities_;  // scratch: of candidates_, relative to the best
   double mass_ = 0;                    // scratch: of all tokens, when top-p counts them all

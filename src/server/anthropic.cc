@@ -141,7 +141,17 @@ ApiResult<GenerationSpec> read_anthropic_request(const Json& body, const ServedM
         bad_parameter("max_tokens", "'max_tokens' is missing", "missing_required_parameter"));
   }
   spec.params.max_tokens = tokens.value_or(0);
-  refuse_fields(fields, {"tools", "mcp_servers", "container", "output_format", "output_config"});
+  refuse_fields(fields, {"tools", "mcp_servers", "container"});
+  if (const Json* format = fields.value("output_format"))
+    spec.answer = read_typed_format(*format, "output_format", fields);
+  if (const Json* config = fields.value("output_config")) {
+    Fields inner(*config, "output_config");
+    if (const Json* format = inner.value("format"))
+      spec.answer = read_typed_format(*format, "output_config.format", fields);
+    refuse_fields(inner, {"effort"});
+    if (inner.error().has_value()) fields.fail(*inner.error());
+  }
+
   if (const Json* thinking = fields.value("thinking");
       thinking != nullptr && string_member(*thinking, "type") != "disabled") {
     fields.fail(not_supported("thinking", "'thinking' is not supported by this version of quipu"));
@@ -151,6 +161,7 @@ ApiResult<GenerationSpec> read_anthropic_request(const Json& body, const ServedM
   if (auto* error = std::get_if<ApiError>(&conversation)) return std::move(*error);
   if (std::optional<ApiError> error = read_conversation(std::get<Json>(conversation), model, spec))
     return std::move(*error);
+  if (std::optional<ApiError> error = constrain_output(model, spec)) return std::move(*error);
   return spec;
 }
 

@@ -108,6 +108,8 @@ void GenerationCall::take(Choice& choice, GenerationUpdate&& update) {
   if (update.end.has_value()) {
     ++ended_;
     const GenerationEnd& end = *update.end;
+    if (end.finish == FinishReason::kConstraint && !end.status.ok())
+      return refuse(bad_parameter("", end.status.message(), "constraint_failed"));
     if (!end.status.ok()) return refuse(api_error_from(end.status));
     if (end.finish == FinishReason::kCancelled) return refuse(shutting_down());
     if (end.finish == FinishReason::kDeadline) {

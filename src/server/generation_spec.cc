@@ -99,16 +99,8 @@ constexpr std::string_view kNotYet = "is not supported by this version of quipu"
 
 void refuse_what_is_missing(Fields& fields) {
   refuse_fields(fields, {"tools", "functions", "function_call", "audio", "prediction",
-                         "web_search_options", "guided_json", "guided_regex", "guided_choice",
-                         "guided_grammar", "structured_outputs", "grammar", "json_schema",
-                         "chat_template", "continue_final_message", "use_beam_search",
-                         "prompt_logprobs", "kv_transfer_params", "lora"});
-  if (const Json* format = fields.value("response_format");
-      format != nullptr && string_member(*format, "type") != "text") {
-    fields.fail(not_supported("response_format",
-                              "'response_format' other than {\"type\": \"text\"} is not "
-                              "supported by this version of quipu"));
-  }
+                         "web_search_options", "chat_template", "continue_final_message",
+                         "use_beam_search", "prompt_logprobs", "kv_transfer_params", "lora"});
   if (const Json* choice = fields.value("tool_choice");
       choice != nullptr && *choice != "none" && *choice != "auto")
     fields.fail(not_supported("tool_choice", fmt::format("'tool_choice' {}", kNotYet)));
@@ -132,6 +124,7 @@ void read_openai_common(Fields& fields, const ServedModel& model, const std::str
           "stream_options", "'stream_options' is " + json_kind(*options) + "; expected an object"));
     }
   }
+  spec.answer = read_answer_format(fields);
   refuse_what_is_missing(fields);
 }
 
@@ -265,6 +258,14 @@ void read_common(Fields& fields, const ServedModel& model, const std::string& te
     fields.fail(std::move(*error));
 }
 
+std::optional<ApiError> constrain_output(const ServedModel& model, GenerationSpec& spec) {
+  if (!spec.answer.source.has_value()) return std::nullopt;
+  Result<std::shared_ptr<const Constraint>> constraint = model.constrain(*spec.answer.source);
+  if (!constraint.ok()) return constraint_error(constraint.status(), spec.answer.param);
+  spec.params.constraint = std::move(*constraint);
+  return std::nullopt;
+}
+
 void refuse_fields(Fields& fields, std::initializer_list<const char*> names) {
   for (const char* name : names) refuse_field(fields, name, kNotYet);
 }
@@ -335,6 +336,7 @@ ApiResult<GenerationSpec> read_chat_request(const Json& body, const ServedModel&
 
   if (std::optional<ApiError> error = read_conversation(body, model, spec))
     return std::move(*error);
+  if (std::optional<ApiError> error = constrain_output(model, spec)) return std::move(*error);
   return spec;
 }
 
@@ -358,6 +360,7 @@ ApiResult<GenerationSpec> read_completion_request(const Json& body, const Served
   for (Prompt& prompt : spec.prompts) {
     if (spec.echo && prompt.text.empty()) prompt.text = model.tokenizer().decode(prompt.tokens);
   }
+  if (std::optional<ApiError> error = constrain_output(model, spec)) return std::move(*error);
   return spec;
 }
 
@@ -380,7 +383,8 @@ ApiResult<GenerationSpec> read_llama_request(const Json& body, const ServedModel
     spec.params.top_logprobs = static_cast<int>(*top);
   spec.return_tokens = fields.boolean("return_tokens").value_or(false);
   spec.params.report_progress = fields.boolean("return_progress").value_or(false) && spec.stream;
-  refuse_fields(fields, {"grammar", "json_schema", "lora", "image_data", "post_sampling_probs"});
+  spec.answer = read_answer_format(fields);
+  refuse_fields(fields, {"lora", "image_data", "post_sampling_probs"});
   // Samplers that quipu does not have, unless they are off.
   const std::pair<const char*, double> neutral[] = {{"typical_p", 1},      {"mirostat", 0},
                                                     {"dry_multiplier", 0}, {"xtc_probability", 0},
@@ -396,6 +400,7 @@ ApiResult<GenerationSpec> read_llama_request(const Json& body, const ServedModel
   if (spec.prompts.size() != 1) {
     return not_supported("prompt", "several prompts in one request: use /v1/completions for that");
   }
+  if (std::optional<ApiError> error = constrain_output(model, spec)) return std::move(*error);
   return spec;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "app/generation_task.h"
+#include "server/answer_format.h"
 #include "server/json_body.h"
 #include "server/served_model.h"
 
@@ -31,6 +32,7 @@ struct GenerationSpec {
   bool include_usage = false;  // stream_options.include_usage
   bool echo = false;           // /v1/completions: the prompt's text before the output
   bool return_tokens = false;  // llama.cpp: token ids beside the text
+  AnswerFormat answer;         // what the output must be
 };
 
 // Fields that all bodies share. Defaults are `params` as it is; the seed is drawn when none is
@@ -64,6 +66,8 @@ void refuse_fields(Fields& fields, std::initializer_list<const char*> names);
 // The spec's prompt from {"messages": [...]}, by the chat template.
 std::optional<ApiError> read_conversation(const Json& body, const ServedModel& model,
                                           GenerationSpec& spec);
+// Compiles what the spec says of its output. Last, when all else is read: it takes the longest.
+std::optional<ApiError> constrain_output(const ServedModel& model, GenerationSpec& spec);
 // The text of a member; empty when it is absent, is not text, or `json` is no object.
 std::string string_member(const Json& json, const char* name);
 

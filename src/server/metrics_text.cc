@@ -74,7 +74,8 @@ void write_requests(const EngineSnapshot& snapshot, Writer& writer) {
        {std::pair(FinishReason::kStop, "stop"), std::pair(FinishReason::kLength, "length"),
         std::pair(FinishReason::kContextFull, "context_full"),
         std::pair(FinishReason::kCancelled, "abort"),
-        std::pair(FinishReason::kDeadline, "deadline")}) {
+        std::pair(FinishReason::kDeadline, "deadline"),
+        std::pair(FinishReason::kConstraint, "constraint")}) {
     writer.sample("request_success_total", metrics.finished[static_cast<size_t>(reason)],
                   fmt::format("finished_reason=\"{}\"", name));
   }

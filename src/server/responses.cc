@@ -170,11 +170,8 @@ ApiResult<GenerationSpec> read_responses_request(const Json& body, const ServedM
                          "include", "top_logprobs"});
   if (const Json* text = fields.value("text")) {
     const auto format = text->is_object() ? text->find("format") : text->end();
-    if (text->is_object() && format != text->end() && string_member(*format, "type") != "text") {
-      fields.fail(not_supported("text.format",
-                                "'text.format' other than text is not supported by "
-                                "this version of quipu"));
-    }
+    if (text->is_object() && format != text->end() && !format->is_null())
+      spec.answer = read_typed_format(*format, "text.format", fields);
   }
   if (const Json* truncation = fields.value("truncation");
       truncation != nullptr && *truncation != "disabled") {
@@ -185,6 +182,7 @@ ApiResult<GenerationSpec> read_responses_request(const Json& body, const ServedM
   if (auto* error = std::get_if<ApiError>(&conversation)) return std::move(*error);
   if (std::optional<ApiError> error = read_conversation(std::get<Json>(conversation), model, spec))
     return std::move(*error);
+  if (std::optional<ApiError> error = constrain_output(model, spec)) return std::move(*error);
   return spec;
 }
 

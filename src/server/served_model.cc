@@ -17,6 +17,7 @@ Result<ServedModel> ServedModel::create(const LoadedModel& model, std::vector<st
   served.created_s_ = std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
                           .count();
+  served.constraints_ = std::make_unique<ConstraintCompiler>(*model.tokenizer);
   if (!model.tokenizer->chat_template().empty()) {
     Result<ChatTemplate> compiled =
         ChatTemplate::compile(model.tokenizer->chat_template(), model.tokenizer->special_texts());
@@ -80,6 +81,13 @@ ApiResult<std::string> ServedModel::render(const Json& messages, const Json& ext
     return bad_parameter("messages", "the chat template refuses this: " + text.status().message());
   }
   return std::move(*text);
+}
+
+Result<std::shared_ptr<const Constraint>> ServedModel::constrain(
+    const ConstraintSource& source) const {
+  Result<Constraint> compiled = constraints_->compile(source);
+  if (!compiled.ok()) return compiled.status();
+  return std::make_shared<const Constraint>(std::move(*compiled));
 }
 
 }  // namespace quipu

@@ -3,6 +3,7 @@
 // (tokenizer, template, configuration); the engine itself is reached through the EngineThread.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "app/engine_thread.h"
 #include "server/api_error.h"
 #include "text/chat_template.h"
+#include "text/constraint.h"
 
 namespace quipu {
 
@@ -41,6 +43,8 @@ class ServedModel {
   // The prompt of a conversation. `extra`: more variables of the template, an object.
   ApiResult<std::string> render(const Json& messages, const Json& extra,
                                 bool add_generation_prompt) const;
+  // What an output may be. ERRORS: as ConstraintCompiler::compile(). THREADS: any.
+  Result<std::shared_ptr<const Constraint>> constrain(const ConstraintSource& source) const;
 
  private:
   ServedModel() = default;
@@ -48,6 +52,7 @@ class ServedModel {
   const LoadedModel* model_ = nullptr;
   std::vector<std::string> names_;
   std::optional<ChatTemplate> chat_template_;
+  std::unique_ptr<ConstraintCompiler> constraints_;
   int64_t created_s_ = 0;
   int64_t token_limit_ = 0;
   int parallel_ = 0;

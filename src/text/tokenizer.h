@@ -91,6 +91,9 @@ class Tokenizer {
   // Whether decoding drops one space at the start of a text (SentencePiece's dummy prefix).
   bool strips_leading_space() const { return strips_leading_space_; }
 
+  // For other parts of the text library.
+  const QuipuTokenizer* handle() const { return handle_; }
+
   // The GGUF form of a tokenizer that came from a Hugging Face directory.
   // ERRORS: kUnsupported when GGUF has no name for its pre-tokenizer or model, or when it was made
   // from a spec (copy the file's own metadata instead).

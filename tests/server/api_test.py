@@ -86,8 +86,6 @@ class Endpoints(ServerTest):
             error = self.refused(501, "POST", path, {}, code="not_supported")
             self.assertIn(path, error["message"])
         self.refused(501, "POST", "/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}, param="tools")
-        self.refused(501, "POST", "/v1/chat/completions", {**CHAT, "response_format": {"type": "json_schema"}},
-                     param="response_format")
 
     def test_wrong_paths_methods_and_types(self):
         self.refused(404, "GET", "/no/such/path", code="not_found")

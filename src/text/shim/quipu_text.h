@@ -1,4 +1,5 @@
-/* The C interface of the text library (Rust crate quipu-text): tokenizers and chat templates.
+/* The C interface of the text library (Rust crate quipu-text): tokenizers, chat templates and
+ * constrained output.
  *
  * Conventions
  *  - Entries that can fail return 0 or a QUIPU_TEXT_* code, and then fill *error with a message.
@@ -6,7 +7,8 @@
  *  - Nothing unwinds into the caller: panics become QUIPU_TEXT_INTERNAL.
  *  - Inputs are copied during the call. Buffers handed out are freed with quipu_buffer_free or
  *    quipu_ids_free; handles with their own free function.
- *  - Handles are immutable after creation: any number of threads may use one at the same time.
+ *  - Handles are immutable after creation: any number of threads may use one at the same time. Only
+ *    a QuipuConstraint changes, by mask, accept and may_end: one thread at a time.
  */
 #ifndef QUIPU_TEXT_SHIM_QUIPU_TEXT_H_
 #define QUIPU_TEXT_SHIM_QUIPU_TEXT_H_
@@ -37,7 +39,19 @@ enum {
   QUIPU_TOKEN_BYTE = 6
 };
 
+/* What the source of a constraint is. */
+enum {
+  QUIPU_CONSTRAINT_JSON_SCHEMA = 0,
+  QUIPU_CONSTRAINT_REGEX = 1,     /* of the whole output */
+  QUIPU_CONSTRAINT_LARK = 2,      /* llguidance's variant of Lark */
+  QUIPU_CONSTRAINT_GBNF = 3,      /* llama.cpp's grammars */
+  QUIPU_CONSTRAINT_CHOICE = 4,    /* a JSON array of strings */
+  QUIPU_CONSTRAINT_STRUCTURE = 5  /* parts, as JSON (structure.rs) */
+};
+
 typedef struct QuipuTokenizer QuipuTokenizer;
+typedef struct QuipuVocabulary QuipuVocabulary;
+typedef struct QuipuConstraint QuipuConstraint;
 typedef struct QuipuTemplate QuipuTemplate;
 
 /* Borrowed bytes. */
@@ -140,6 +154,34 @@ int32_t quipu_template_render(const QuipuTemplate* chat_template, QuipuBytes con
                               QuipuBuffer* out, QuipuBuffer* error);
 
 void quipu_template_free(QuipuTemplate* chat_template);
+
+/* What compiling constraints needs of a tokenizer, which may end before it. `ends`: the ids that end
+ * a text. */
+int32_t quipu_vocabulary_create(const QuipuTokenizer* tokenizer, const uint32_t* ends,
+                                size_t ends_count, QuipuVocabulary** out, QuipuBuffer* error);
+
+void quipu_vocabulary_free(QuipuVocabulary* vocabulary);
+
+/* Unsupported and invalid sources are told apart by the code; messages begin with the place. */
+int32_t quipu_constraint_compile(const QuipuVocabulary* vocabulary, int32_t kind, QuipuBytes source,
+                                 QuipuConstraint** out, QuipuBuffer* error);
+
+/* One at the same place that shares nothing with it. */
+int32_t quipu_constraint_duplicate(const QuipuConstraint* constraint, QuipuConstraint** out,
+                                   QuipuBuffer* error);
+
+/* Sets bit i % 32 of words[i / 32] when token i may come next, and clears the others. */
+int32_t quipu_constraint_mask(QuipuConstraint* constraint, uint32_t* words, size_t words_count,
+                              QuipuBuffer* error);
+
+/* Goes on by one token; *complete becomes 1 when nothing can follow, else 0. */
+int32_t quipu_constraint_accept(QuipuConstraint* constraint, uint32_t token, int32_t* complete,
+                                QuipuBuffer* error);
+
+/* *may becomes 1 when the output may end here, else 0. */
+int32_t quipu_constraint_may_end(QuipuConstraint* constraint, int32_t* may, QuipuBuffer* error);
+
+void quipu_constraint_free(QuipuConstraint* constraint);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -32,6 +32,15 @@ impl Failure {
     pub fn exhausted(message: impl Into<String>) -> Self {
         Failure { code: Code::Exhausted, message: message.into() }
     }
+    /// Of a caught panic.
+    pub fn panicked(panic: &(dyn std::any::Any + Send), what: &str) -> Self {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("unknown panic");
+        Failure::internal(format!("the text library failed ({what}): {text}"))
+    }
     pub fn internal(message: impl Into<String>) -> Self {
         Failure { code: Code::Internal, message: message.into() }
     }

@@ -3,11 +3,13 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice;
 
+use crate::constraint::{Constraint, Kind};
 use crate::export;
 use crate::failure::{Failure, Outcome};
 use crate::spec::Spec;
 use crate::template::{RenderOptions, Template};
 use crate::tokenizer::Tokenizer;
+use crate::vocabulary::Vocabulary;
 
 /// Borrowed bytes. A null pointer goes with size 0.
 #[repr(C)]
@@ -126,14 +128,7 @@ impl QuipuBuffer {
 fn guard(error: *mut QuipuBuffer, body: impl FnOnce() -> Outcome<()>) -> i32 {
     let outcome = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(outcome) => outcome,
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_string())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "unknown panic".to_string());
-            Err(Failure::internal(format!("the text library failed: {text}")))
-        }
+        Err(panic) => Err(Failure::panicked(panic.as_ref(), "an entry")),
     };
     match outcome {
         Ok(()) => 0,
@@ -163,6 +158,9 @@ fn id_or_minus_one(id: Option<u32>) -> i64 {
 #[no_mangle]
 pub extern "C" fn quipu_text_init() {
     std::panic::set_hook(Box::new(|_| {}));
+    // Errors of a nested grammar carry one error per level, and each would walk the stack: with
+    // RUST_BACKTRACE=1 a source of 30 KB could take a minute.
+    std::env::set_var("RUST_LIB_BACKTRACE", "0");
 }
 
 /// # Safety
@@ -365,6 +363,117 @@ pub unsafe extern "C" fn quipu_template_render(
 pub unsafe extern "C" fn quipu_template_free(template: *mut Template) {
     if !template.is_null() {
         let boxed = AssertUnwindSafe(Box::from_raw(template));
+        let _ = catch_unwind(move || drop(boxed));
+    }
+}
+
+/// # Safety
+/// `tokenizer` is a live handle; `ends` has `ends_count` ids; `out` receives a handle on success.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_vocabulary_create(
+    tokenizer: *const Tokenizer,
+    ends: *const u32,
+    ends_count: usize,
+    out: *mut *mut Vocabulary,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || {
+        let vocabulary = Vocabulary::new((*tokenizer).pieces(), array(ends, ends_count))?;
+        out.write(Box::into_raw(Box::new(vocabulary)));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `vocabulary` is a handle that no one uses any more, or null.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_vocabulary_free(vocabulary: *mut Vocabulary) {
+    if !vocabulary.is_null() {
+        let boxed = AssertUnwindSafe(Box::from_raw(vocabulary));
+        let _ = catch_unwind(move || drop(boxed));
+    }
+}
+
+/// # Safety
+/// `vocabulary` is a live handle; `out` receives a handle on success.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_compile(
+    vocabulary: *const Vocabulary,
+    kind: i32,
+    source: QuipuBytes,
+    out: *mut *mut Constraint,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || {
+        let kind = Kind::from_number(kind)
+            .ok_or_else(|| Failure::internal(format!("there is no constraint of kind {kind}")))?;
+        let constraint = Constraint::compile(&*vocabulary, kind, source.text("it")?)?;
+        out.write(Box::into_raw(Box::new(constraint)));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `constraint` is a live handle; `out` receives a handle on success.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_duplicate(
+    constraint: *const Constraint,
+    out: *mut *mut Constraint,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || {
+        out.write(Box::into_raw(Box::new((*constraint).duplicate())));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `constraint` is a live handle that no other thread uses; `words` has `words_count` places.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_mask(
+    constraint: *mut Constraint,
+    words: *mut u32,
+    words_count: usize,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || (*constraint).mask(slice::from_raw_parts_mut(words, words_count)))
+}
+
+/// # Safety
+/// `constraint` is a live handle that no other thread uses; `complete` is a valid place.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_accept(
+    constraint: *mut Constraint,
+    token: u32,
+    complete: *mut i32,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || {
+        complete.write((*constraint).accept(token)?.into());
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `constraint` is a live handle that no other thread uses; `may` is a valid place.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_may_end(
+    constraint: *mut Constraint,
+    may: *mut i32,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || {
+        may.write((*constraint).may_end()?.into());
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `constraint` is a handle that no one uses any more, or null.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_free(constraint: *mut Constraint) {
+    if !constraint.is_null() {
+        let boxed = AssertUnwindSafe(Box::from_raw(constraint));
         let _ = catch_unwind(move || drop(boxed));
     }
 }

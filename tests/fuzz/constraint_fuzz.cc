@@ -1,0 +1,64 @@
+// Any bytes as the source of a constraint: it compiles or says why not, in bounded time and memory, and
+// what compiled can be followed. The first byte chooses the kind.
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "base/utf8.h"
+#include "text/constraint.h"
+
+namespace quipu {
+namespace {
+
+struct Built {
+  std::unique_ptr<Tokenizer> tokenizer =
+      Tokenizer::from_hf_directory(std::filesystem::path(QUIPU_SOURCE_DIR) / "models" / "tokenizer")
+          .value();
+  ConstraintCompiler compiler{*tokenizer};
+};
+
+// Follows the output whose next token is always the one in the middle of those that are allowed.
+void follow(Constraint& state, size_t vocabulary) {
+  std::vector<uint32_t> words((vocabulary + 31) / 32);
+  std::vector<TokenId> ids;
+  for (int i = 0; i < 24 && !state.is_complete(); ++i) {
+    if (const Status status = state.allowed(words); !status.ok()) {
+      QUIPU_CHECK(status.code() == ErrorCode::kResourceExhausted, "{}", status.message());
+      return;
+    }
+    ids.clear();
+    for (size_t id = 0; id < vocabulary; ++id) {
+      if ((words[id / 32] >> (id % 32) & 1) != 0) ids.push_back(static_cast<TokenId>(id));
+    }
+    QUIPU_CHECK(!ids.empty(), "nothing is allowed, and no error says so");
+    const Status accepted = state.accept(ids[ids.size() / 2]);
+    QUIPU_CHECK(accepted.ok() || accepted.code() == ErrorCode::kResourceExhausted, "{}",
+                accepted.message());
+    if (!accepted.ok()) return;
+  }
+}
+
+}  // namespace
+}  // namespace quipu
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace quipu;
+  static Built built;
+  if (size == 0) return 0;
+  constexpr ConstraintKind kKinds[] = {ConstraintKind::kJsonSchema, ConstraintKind::kRegex,
+                                       ConstraintKind::kLark, ConstraintKind::kGbnf,
+                                       ConstraintKind::kChoice};
+  const ConstraintKind kind = kKinds[data[0] % std::size(kKinds)];
+  const std::string source(reinterpret_cast<const char*>(data) + 1, size - 1);
+  Result<Constraint> compiled = built.compiler.compile({kind, source});
+  if (!compiled.ok()) {
+    QUIPU_CHECK(!compiled.status().message().empty(), "a refusal without a reason");
+    QUIPU_CHECK(is_valid_utf8(compiled.status().message()), "a refusal that cannot be sent");
+    QUIPU_CHECK(compiled.status().code() != ErrorCode::kInternal, "{}",
+                compiled.status().message());
+    return 0;
+  }
+  follow(*compiled, built.tokenizer->vocab_size());
+  return 0;
+}
