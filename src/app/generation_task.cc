@@ -15,6 +15,7 @@ void GenerationUpdate::append(GenerationUpdate&& later) {
   started = started || later.started;
   if (later.progress.has_value()) progress = later.progress;
   text += later.text;
+  append_pieces(pieces, std::move(later.pieces));
   token_ids.insert(token_ids.end(), later.token_ids.begin(), later.token_ids.end());
   std::move(later.logprobs.begin(), later.logprobs.end(), std::back_inserter(logprobs));
   if (later.end.has_value()) end = std::move(later.end);
@@ -27,6 +28,7 @@ GenerationTask::GenerationTask(const LoadedModel& model, RequestId id,
   vocabulary_size_ = model.tokenizer->vocab_size();
   decoder_.emplace(*model.tokenizer, StreamDecoder::Start::kContinuation,
                    DecodeOptions{.skip_special = params.skip_special});
+  if (params.layout.has_value()) parser_.emplace(*params.layout);
   if (!params.ignore_eos)
     stop_tokens_.assign(model.tokenizer->eos_ids().begin(), model.tokenizer->eos_ids().end());
 }
@@ -83,6 +85,24 @@ TokenLogprobs GenerationTask::logprobs_of(TokenId chosen, std::span<const float>
   return result;
 }
 
+// The text that a token adds. Control tokens are left out, but those that mark the parts of an output.
+std::string GenerationTask::text_of(TokenId token) {
+  std::string text = decoder_->push(token);
+  if (!params_.layout.has_value() || !params_.skip_special) return text;
+  const auto is_mark = [&](const OutputMark& mark) { return mark.token == token; };
+  const OutputLayout& layout = *params_.layout;
+  const OutputMark* mark = nullptr;
+  if (layout.thinking.has_value()) {
+    if (is_mark(layout.thinking->begin)) mark = &layout.thinking->begin;
+    if (is_mark(layout.thinking->end)) mark = &layout.thinking->end;
+  }
+  if (layout.calls.has_value()) {
+    for (const OutputMark* other : {&layout.calls->begin, &layout.calls->after_name, &layout.calls->end})
+      if (is_mark(*other)) mark = other;
+  }
+  return mark == nullptr ? text : text + mark->text;
+}
+
 void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
   QUIPU_CHECK(!ended_, "request {} had its end already", id_.value());
   std::vector<float> row;
@@ -94,20 +114,30 @@ void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
   if (event.token.has_value() && !stops_.stopped()) {
     update.token_ids.push_back(*event.token);
     if (params_.top_logprobs.has_value()) update.logprobs.push_back(logprobs_of(*event.token, row));
-    if (decoder_.has_value()) update.text += stops_.push(decoder_->push(*event.token));
+    if (decoder_.has_value()) {
+      const std::string delta = stops_.push(text_of(*event.token));
+      if (parser_.has_value()) {
+        thinking_tokens_ += parser_->is_thinking() ? 1 : 0;
+        parser_->push(delta, update.pieces);
+      }
+      update.text += delta;
+    }
   }
   if (event.finish == FinishReason::kNone) return;
   ended_ = true;
   if (decoder_.has_value() && !stops_.stopped()) {
-    update.text += stops_.push(decoder_->finish());
-    update.text += stops_.finish();
+    const std::string rest = stops_.push(decoder_->finish()) + stops_.finish();
+    if (parser_.has_value()) parser_->push(rest, update.pieces);
+    update.text += rest;
   }
+  if (parser_.has_value()) parser_->finish(update.pieces);
   Status status = Status::ok_status();
   if (event.finish == FinishReason::kConstraint && !stops_.stopped())
     status = event.failure.with_context("the output could not go on under its constraint");
   update.end = GenerationEnd{.status = std::move(status),
                              .finish = stops_.stopped() ? FinishReason::kStop : event.finish,
                              .stop_string = stops_.stopped_by(),
+                             .thinking_tokens = thinking_tokens_,
                              .stats = event.stats};
 }
 

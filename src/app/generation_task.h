@@ -16,6 +16,7 @@
 #include "app/stop_strings.h"
 #include "engine/request.h"
 #include "text/constraint.h"
+#include "text/output_parser.h"
 #include "text/stream_decoder.h"
 
 namespace quipu {
@@ -36,6 +37,8 @@ struct GenerationParams {
   // What the output may be; null for anything. Shared by the choices of a request: each follows a
   // copy of its own.
   std::shared_ptr<const Constraint> constraint;
+  // What the output is made of, to be told apart (GenerationUpdate::pieces); absent: text alone.
+  std::optional<OutputLayout> layout;
 };
 
 struct TokenLogprob {
@@ -61,6 +64,7 @@ struct GenerationEnd {
   Status status;
   FinishReason finish = FinishReason::kNone;
   std::string stop_string;  // the one that ended the output, if one did
+  int64_t thinking_tokens = 0;  // of the output, with a layout
   RequestStats stats;
 };
 
@@ -69,13 +73,14 @@ struct GenerationUpdate {
   bool started = false;  // the engine took it: it can no longer be refused
   std::optional<PromptProgress> progress;
   std::string text;
+  std::vector<OutputPiece> pieces;  // with a layout: the text, told apart
   std::vector<TokenId> token_ids;
   std::vector<TokenLogprobs> logprobs;  // SHAPE: as token_ids when asked for, else empty
   std::optional<GenerationEnd> end;
 
   bool empty() const {
-    return !started && !progress.has_value() && text.empty() && token_ids.empty() &&
-           !end.has_value();
+    return !started && !progress.has_value() && text.empty() && pieces.empty() &&
+           token_ids.empty() && !end.has_value();
   }
   // Joins what came after this one.
   void append(GenerationUpdate&& later);
@@ -109,6 +114,7 @@ class GenerationTask {
 
  private:
   void observe(std::span<const float> logits);
+  std::string text_of(TokenId token);
   TokenLogprobs logprobs_of(TokenId chosen, std::span<const float> row) const;
 
   RequestId id_;
@@ -117,6 +123,8 @@ class GenerationTask {
   size_t vocabulary_size_ = 0;  // of the tokenizer
   std::vector<TokenId> stop_tokens_;
   std::optional<StreamDecoder> decoder_;
+  std::optional<OutputParser> parser_;
+  int64_t thinking_tokens_ = 0;
   StopStrings stops_;
   bool ended_ = false;
   uint64_t logits_hash_ = 0;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <map>
+#include <memory>
 #include <set>
 #include <vector>
 
@@ -99,6 +100,39 @@ TEST(SamplingParams, RefusesValuesOutOfRange) {
         SamplingParams{.repetition_penalty = 0}}) {
     EXPECT_EQ(bad.validate().code(), ErrorCode::kInvalidArgument);
   }
+}
+
+// Allows a fixed set of ids below 64.
+class Allows : public TokenConstraint {
+ public:
+  explicit Allows(std::vector<uint32_t> words) : words_(std::move(words)) {}
+  Result<std::span<const uint32_t>> allowed() override { return std::span<const uint32_t>(words_); }
+  Status accept(TokenId) override { return Status::ok_status(); }
+  bool is_complete() const override { return false; }
+
+ private:
+  std::vector<uint32_t> words_;
+};
+
+TEST(Sampler, AConstraintComesBeforeEverythingElse) {
+  const std::vector<float> logits = {9, 1, 2, -INFINITY, NAN};
+  const auto choose = [&](SamplingParams params, uint32_t allowed) {
+    Sampler sampler(params, {}, std::make_shared<Allows>(std::vector<uint32_t>{allowed}));
+    return sampler.sample(logits, 7);
+  };
+  EXPECT_EQ(choose({.temperature = 0}, 0b00110), 2);
+  EXPECT_EQ(choose({.temperature = 1, .top_k = 1}, 0b00110), 2);
+  EXPECT_EQ(choose({.temperature = 0, .logit_bias = {{0, 1e9f}, {1, 5.0f}}}, 0b00110), 1);
+  // What has no weight at all is chosen when nothing else is allowed.
+  EXPECT_EQ(choose({.temperature = 0}, 0b01000), 3);
+  EXPECT_EQ(choose({.temperature = 1, .top_p = 0.5f, .min_p = 0.5f}, 0b10000), 4);
+  EXPECT_EQ(choose({.temperature = 1, .repetition_penalty = 2, .presence_penalty = 3}, 0b10000), 4);
+}
+
+TEST(Sampler, SaysSoWhenNothingThatItHasIsAllowed) {
+  Sampler sampler({.temperature = 1}, {}, std::make_shared<Allows>(std::vector<uint32_t>{0, 1}));
+  EXPECT_EQ(sampler.sample(std::vector<float>{1, 2, 3}, 0), kNoToken);
+  EXPECT_EQ(sampler.failure().code(), ErrorCode::kResourceExhausted);
 }
 
 }  // namespace

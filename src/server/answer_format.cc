@@ -6,7 +6,7 @@ namespace quipu {
 
 namespace {
 
-constexpr size_t kNameBytesMax = 64;
+constexpr size_t kFormatNameBytesMax = 64;
 
 // A schema as JSON, or as JSON in a string, which some clients send.
 std::string schema_text(const Json& schema) {
@@ -19,9 +19,9 @@ ConstraintSource grammar_source(const std::string& text) {
   return {is_gbnf ? ConstraintKind::kGbnf : ConstraintKind::kLark, text};
 }
 
-class Reader {
+class FormatReader {
  public:
-  explicit Reader(Fields& fields) : fields_(fields) {}
+  explicit FormatReader(Fields& fields) : fields_(fields) {}
 
   void set(ConstraintSource source, const std::string& param) {
     if (format_.source.has_value()) {
@@ -70,9 +70,9 @@ class Reader {
                                              param, type)));
       return;
     }
-    if (string_member(holder, "name").size() > kNameBytesMax) {
+    if (string_member(holder, "name").size() > kFormatNameBytesMax) {
       fields_.fail(bad_parameter(path + ".name", fmt::format("'{}.name' is longer than {} bytes",
-                                                             path, kNameBytesMax)));
+                                                             path, kFormatNameBytesMax)));
     }
     if (!has_schema) {
       fields_.fail(bad_parameter(path + ".schema", fmt::format("'{}.schema' is missing", path),
@@ -114,7 +114,7 @@ class Reader {
 }  // namespace
 
 AnswerFormat read_answer_format(Fields& fields) {
-  Reader reader(fields);
+  FormatReader reader(fields);
   if (const Json* format = fields.value("response_format")) reader.typed(*format, "response_format");
   reader.schema(fields.value("json_schema"), "json_schema");
   reader.text(fields.value("grammar"), "grammar", ConstraintKind::kGbnf);
@@ -127,7 +127,7 @@ AnswerFormat read_answer_format(Fields& fields) {
 }
 
 AnswerFormat read_typed_format(const Json& format, const std::string& param, Fields& fields) {
-  Reader reader(fields);
+  FormatReader reader(fields);
   reader.typed(format, param);
   return reader.take();
 }

@@ -22,6 +22,41 @@ const char* error_type(int status) {
   }
 }
 
+// The text of a tool's result: a string, or text blocks.
+Json result_content(const Json& block) {
+  const auto content = block.find("content");
+  return content == block.end() || content->is_null() ? Json("") : *content;
+}
+
+// A message of blocks as messages in OpenAI's form: results of tools first, each on its own.
+void add_blocks(const Json& given, const std::string& role, Json& messages) {
+  Json message = {{"role", role}, {"content", Json::array()}};
+  std::string thinking;
+  for (const Json& block : given["content"]) {
+    const std::string type = string_member(block, "type");
+    if (type == "tool_result") {
+      messages.push_back({{"role", "tool"},
+                          {"tool_call_id", string_member(block, "tool_use_id")},
+                          {"content", result_content(block)}});
+    } else if (type == "tool_use") {
+      const auto input = block.find("input");
+      message["tool_calls"].push_back(
+          {{"id", string_member(block, "id")},
+           {"type", "function"},
+           {"function",
+            {{"name", string_member(block, "name")},
+             {"arguments", input != block.end() ? *input : Json::object()}}}});
+    } else if (type == "thinking") {
+      thinking += string_member(block, "thinking");
+    } else if (type != "redacted_thinking") {
+      message["content"].push_back(block);
+    }
+  }
+  if (!thinking.empty()) message["reasoning_content"] = thinking;
+  if (!message["content"].empty() || message.contains("tool_calls") || given["content"].empty())
+    messages.push_back(std::move(message));
+}
+
 // The messages in OpenAI's form: the system text as the first of them.
 ApiResult<Json> messages_to_conversation(const Json& body) {
   Json messages = Json::array();
@@ -32,13 +67,18 @@ ApiResult<Json> messages_to_conversation(const Json& body) {
     return bad_parameter("messages", "'messages' is missing or empty",
                          "missing_required_parameter");
   for (size_t i = 0; i < given->size(); ++i) {
-    const std::string role = string_member((*given)[i], "role");
+    const Json& message = (*given)[i];
+    const std::string role = string_member(message, "role");
     if (role != "user" && role != "assistant")
       return bad_parameter(fmt::format("messages[{}].role", i),
                            fmt::format("'messages[{}].role' is '{}'; expected 'user' or "
                                        "'assistant'",
                                        i, role));
-    messages.push_back((*given)[i]);
+    if (message.contains("content") && message["content"].is_array()) {
+      add_blocks(message, role, messages);
+    } else {
+      messages.push_back(message);
+    }
   }
   return Json{{"messages", std::move(messages)}};
 }
@@ -47,27 +87,27 @@ class AnthropicFormat : public ReplyFormat {
  public:
   explicit AnthropicFormat(ReplyContext context) : context_(std::move(context)) {}
 
-  void add_update(const Choice&, const GenerationUpdate& update, std::string& events) override {
+  void add_update(const Choice& choice, const GenerationUpdate& update,
+                  std::string& events) override {
     if (update.started) {
       const auto prompt = static_cast<int64_t>(context_.spec->prompts.front().tokens.size());
       Json message = head();
       message["usage"] = {{"input_tokens", prompt}, {"output_tokens", 0}};
       add_typed_event({{"type", "message_start"}, {"message", std::move(message)}}, events);
-      add_typed_event({{"type", "content_block_start"},
-                       {"index", 0},
-                       {"content_block", {{"type", "text"}, {"text", ""}}}},
-                      events);
     }
-    if (!update.text.empty()) {
-      add_typed_event({{"type", "content_block_delta"},
-                       {"index", 0},
-                       {"delta", {{"type", "text_delta"}, {"text", update.text}}}},
-                      events);
+    for (const OutputPiece& piece : pieces_of(context_, update)) {
+      open_block(piece, choice.index, events);
+      if (Json delta = block_delta(piece); !delta.is_null()) {
+        add_typed_event(
+            {{"type", "content_block_delta"}, {"index", blocks_ - 1}, {"delta", std::move(delta)}},
+            events);
+      }
     }
     if (update.end.has_value()) {
-      add_typed_event({{"type", "content_block_stop"}, {"index", 0}}, events);
+      if (blocks_ == 0) open_block({OutputPiece::Kind::kContent, ""}, choice.index, events);
+      close_block(events);
       add_typed_event({{"type", "message_delta"},
-                       {"delta", reasons(*update.end)},
+                       {"delta", reasons(*update.end, calls_ > 0)},
                        {"usage", usage(update.end->stats)}},
                       events);
     }
@@ -84,8 +124,19 @@ class AnthropicFormat : public ReplyFormat {
   Json whole(const std::vector<Choice>& choices) override {
     const GenerationUpdate& all = choices.front().all;
     Json reply = head();
-    reply["content"].push_back({{"type", "text"}, {"text", all.text}});
-    reply.update(reasons(*all.end));
+    const OutputMessage output = message_of(context_, all, "toolu_", 0);
+    Json& content = reply["content"];
+    if (!output.thinking.empty())
+      content.push_back({{"type", "thinking"}, {"thinking", output.thinking}, {"signature", ""}});
+    if (!output.content.empty() || output.calls.empty())
+      content.push_back({{"type", "text"}, {"text", output.content}});
+    for (const OutputMessage::Call& call : output.calls) {
+      Json input = Json::parse(call.arguments, nullptr, /*allow_exceptions=*/false);
+      if (input.is_discarded()) input = Json::object();  // cut off by max_tokens
+      content.push_back(
+          {{"type", "tool_use"}, {"id", call.id}, {"name", call.name}, {"input", std::move(input)}});
+    }
+    reply.update(reasons(*all.end, !output.calls.empty()));
     reply["usage"] = usage(all.end->stats);
     return reply;
   }
@@ -100,9 +151,51 @@ class AnthropicFormat : public ReplyFormat {
             {"stop_sequence", nullptr}};
   }
 
-  static Json reasons(const GenerationEnd& end) {
+  // A block for the piece, unless the last one takes it: calls each have one of their own.
+  void open_block(const OutputPiece& piece, int choice, std::string& events) {
+    using Kind = OutputPiece::Kind;
+    if (piece.kind == Kind::kArguments || (open_ == piece.kind && piece.kind != Kind::kCall)) return;
+    close_block(events);
+    Json block;
+    if (piece.kind == Kind::kThinking) {
+      block = {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}};
+    } else if (piece.kind == Kind::kCall) {
+      block = {{"type", "tool_use"},
+               {"id", call_id("toolu_", context_.id, choice, calls_++)},
+               {"name", piece.text},
+               {"input", Json::object()}};
+    } else {
+      block = {{"type", "text"}, {"text", ""}};
+    }
+    open_ = piece.kind;
+    add_typed_event({{"type", "content_block_start"},
+                     {"index", blocks_++},
+                     {"content_block", std::move(block)}},
+                    events);
+  }
+
+  void close_block(std::string& events) {
+    if (!open_.has_value()) return;
+    open_.reset();
+    add_typed_event({{"type", "content_block_stop"}, {"index", blocks_ - 1}}, events);
+  }
+
+  static Json block_delta(const OutputPiece& piece) {
+    switch (piece.kind) {
+      case OutputPiece::Kind::kThinking:
+        return {{"type", "thinking_delta"}, {"thinking", piece.text}};
+      case OutputPiece::Kind::kContent: return {{"type", "text_delta"}, {"text", piece.text}};
+      case OutputPiece::Kind::kArguments:
+        return {{"type", "input_json_delta"}, {"partial_json", piece.text}};
+      case OutputPiece::Kind::kCall: break;
+    }
+    return nullptr;
+  }
+
+  static Json reasons(const GenerationEnd& end, bool has_calls) {
     const bool by_text = !end.stop_string.empty();
     const char* reason = by_text                             ? "stop_sequence"
+                         : end.finish == FinishReason::kStop && has_calls ? "tool_use"
                          : end.finish == FinishReason::kStop ? "end_turn"
                                                              : "max_tokens";
     return {{"stop_reason", reason},
@@ -118,6 +211,10 @@ class AnthropicFormat : public ReplyFormat {
   }
 
   const ReplyContext context_;
+  // Of a stream: what was told so far.
+  int blocks_ = 0;
+  size_t calls_ = 0;
+  std::optional<OutputPiece::Kind> open_;  // the block that is open
 };
 
 }  // namespace
@@ -141,7 +238,9 @@ ApiResult<GenerationSpec> read_anthropic_request(const Json& body, const ServedM
         bad_parameter("max_tokens", "'max_tokens' is missing", "missing_required_parameter"));
   }
   spec.params.max_tokens = tokens.value_or(0);
-  refuse_fields(fields, {"tools", "mcp_servers", "container"});
+  spec.tools = read_tools(fields, ToolDialect::kAnthropic);
+  read_reasoning_format(fields, spec);
+  refuse_fields(fields, {"mcp_servers", "container"});
   if (const Json* format = fields.value("output_format"))
     spec.answer = read_typed_format(*format, "output_format", fields);
   if (const Json* config = fields.value("output_config")) {
@@ -153,8 +252,9 @@ ApiResult<GenerationSpec> read_anthropic_request(const Json& body, const ServedM
   }
 
   if (const Json* thinking = fields.value("thinking");
-      thinking != nullptr && string_member(*thinking, "type") != "disabled") {
-    fields.fail(not_supported("thinking", "'thinking' is not supported by this version of quipu"));
+      thinking != nullptr && string_member(*thinking, "type") != "disabled" &&
+      !model.thinking_format().has_value()) {
+    fields.fail(not_supported("thinking", "'thinking': this model does not think before it answers"));
   }
   if (fields.error().has_value()) return *fields.error();
   ApiResult<Json> conversation = messages_to_conversation(body);

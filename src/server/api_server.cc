@@ -386,7 +386,10 @@ class ApiServer::Impl {
   }
   void apply_template(const VisitPtr& visit) {
     context_.answer_with(visit, [this](const Json& body) -> ApiResult<Json> {
-      ApiResult<std::string> text = render_messages(body, context_.model);
+      Fields fields(body);
+      const ToolRequest tools = read_tools(fields, ToolDialect::kChat);
+      if (fields.error().has_value()) return *fields.error();
+      ApiResult<std::string> text = render_messages(body, tools, context_.model);
       if (auto* error = std::get_if<ApiError>(&text)) return std::move(*error);
       return Json{{"prompt", std::get<std::string>(text)}};
     });

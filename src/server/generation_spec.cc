@@ -98,12 +98,9 @@ void refuse_field(Fields& fields, const char* name, std::string_view what) {
 constexpr std::string_view kNotYet = "is not supported by this version of quipu";
 
 void refuse_what_is_missing(Fields& fields) {
-  refuse_fields(fields, {"tools", "functions", "function_call", "audio", "prediction",
+  refuse_fields(fields, {"functions", "function_call", "audio", "prediction",
                          "web_search_options", "chat_template", "continue_final_message",
                          "use_beam_search", "prompt_logprobs", "kv_transfer_params", "lora"});
-  if (const Json* choice = fields.value("tool_choice");
-      choice != nullptr && *choice != "none" && *choice != "auto")
-    fields.fail(not_supported("tool_choice", fmt::format("'tool_choice' {}", kNotYet)));
   if (const Json* modalities = fields.value("modalities");
       modalities != nullptr && *modalities != Json::array({"text"}))
     fields.fail(not_supported("modalities", "'modalities' other than [\"text\"] is not supported"));
@@ -126,61 +123,6 @@ void read_openai_common(Fields& fields, const ServedModel& model, const std::str
   }
   spec.answer = read_answer_format(fields);
   refuse_what_is_missing(fields);
-}
-
-// The text of a message: a string, or parts that are all text.
-std::optional<ApiError> flatten_content(Json& message, const std::string& path) {
-  const auto content = message.find("content");
-  if (content == message.end() || content->is_null() || content->is_string()) return std::nullopt;
-  if (!content->is_array()) {
-    return bad_parameter(path + ".content",
-                         fmt::format("'{}.content' is {}; expected a string or an array of parts",
-                                     path, json_kind(*content)),
-                         "invalid_type");
-  }
-  std::string text;
-  for (size_t i = 0; i < content->size(); ++i) {
-    const Json& part = (*content)[i];
-    const std::string part_path = fmt::format("{}.content[{}]", path, i);
-    const std::string type = string_member(part, "type");
-    if (type != "text" && type != "input_text" && type != "output_text")
-      return not_supported(part_path,
-                           fmt::format("'{}' is not text; this model takes text only", part_path));
-    if (!part.contains("text") || !part["text"].is_string())
-      return bad_parameter(part_path + ".text", "a text part needs a string 'text'");
-    text += part["text"].get<std::string>();
-  }
-  *content = text;
-  return std::nullopt;
-}
-
-ApiResult<Json> read_messages(const Json& body) {
-  const auto found = body.find("messages");
-  if (found == body.end() || !found->is_array() || found->empty()) {
-    return bad_parameter("messages",
-                         "'messages' is missing or empty; expected an array such as "
-                         "[{\"role\": \"user\", \"content\": \"...\"}]",
-                         "missing_required_parameter");
-  }
-  Json messages = *found;
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const std::string path = fmt::format("messages[{}]", i);
-    Json& message = messages[i];
-    if (!message.is_object())
-      return bad_parameter(path,
-                           fmt::format("'{}' is {}; expected an object", path, json_kind(message)),
-                           "invalid_type");
-    Fields fields(message, path);
-    std::optional<std::string> role = fields.text("role");
-    if (fields.error().has_value()) return *fields.error();
-    if (!role.has_value())
-      return bad_parameter(path + ".role", fmt::format("'{}.role' is missing", path),
-                           "missing_required_parameter");
-    if (*role == "developer") message["role"] = "system";  // the same, to templates
-    if (std::optional<ApiError> error = flatten_content(message, path)) return std::move(*error);
-    if (!message.contains("content")) message["content"] = nullptr;
-  }
-  return messages;
 }
 
 // A prompt: text, or token ids.
@@ -259,29 +201,48 @@ void read_common(Fields& fields, const ServedModel& model, const std::string& te
 }
 
 std::optional<ApiError> constrain_output(const ServedModel& model, GenerationSpec& spec) {
-  if (!spec.answer.source.has_value()) return std::nullopt;
-  Result<std::shared_ptr<const Constraint>> constraint = model.constrain(*spec.answer.source);
-  if (!constraint.ok()) return constraint_error(constraint.status(), spec.answer.param);
-  spec.params.constraint = std::move(*constraint);
+  if (spec.answer.source.has_value() && spec.tools.may_call()) {
+    return not_supported(spec.answer.param,
+                         fmt::format("'{}' together with tools that may be called is not supported "
+                                     "by this version of quipu",
+                                     spec.answer.param));
+  }
+  OutputRules rules{.answer = spec.answer.source,
+                    .tools = {},
+                    .must_call = spec.tools.use == ToolRequest::Use::kRequired,
+                    .many_calls = spec.tools.parallel,
+                    .thinking = spec.thinking,
+                    .thinking_open = spec.thinking_open};
+  if (spec.tools.may_call()) rules.tools = spec.tools.choices;
+  const std::optional<ConstraintSource> source = output_structure(rules, model.tool_format());
+  if (source.has_value()) {
+    Result<std::shared_ptr<const Constraint>> constraint = model.constrain(*source);
+    if (!constraint.ok())
+      return constraint_error(constraint.status(), spec.tools.may_call() ? "tools" : spec.answer.param);
+    spec.params.constraint = std::move(*constraint);
+  }
+  OutputLayout layout;
+  if (spec.thinking.has_value() && spec.show_thinking) {
+    layout.thinking = spec.thinking;
+    layout.thinking_open = spec.thinking_open;
+  }
+  if (spec.tools.may_call()) layout.calls = model.tool_format();
+  if (layout.thinking.has_value() || layout.calls.has_value()) spec.params.layout = layout;
   return std::nullopt;
+}
+
+void read_reasoning_format(Fields& fields, GenerationSpec& spec) {
+  const std::string name = fields.text("reasoning_format").value_or("auto");
+  if (name != "auto" && name != "deepseek" && name != "none") {
+    fields.fail(bad_parameter(
+        "reasoning_format",
+        fmt::format("'reasoning_format' is '{}'; expected 'auto', 'deepseek' or 'none'", name)));
+  }
+  spec.show_thinking = name != "none";
 }
 
 void refuse_fields(Fields& fields, std::initializer_list<const char*> names) {
   for (const char* name : names) refuse_field(fields, name, kNotYet);
-}
-
-std::optional<ApiError> read_conversation(const Json& body, const ServedModel& model,
-                                          GenerationSpec& spec) {
-  ApiResult<std::string> text = render_messages(body, model);
-  if (auto* error = std::get_if<ApiError>(&text)) return std::move(*error);
-  ApiResult<std::vector<TokenId>> ids =
-      model.encode(std::get<std::string>(text), {.add_special = false, .parse_special = true});
-  if (auto* error = std::get_if<ApiError>(&ids)) return std::move(*error);
-  Prompt prompt;
-  prompt.tokens = std::move(std::get<std::vector<TokenId>>(ids));
-  if (std::optional<ApiError> error = model.check_prompt(prompt.tokens, "messages")) return error;
-  spec.prompts.push_back(std::move(prompt));
-  return std::nullopt;
 }
 
 void read_sampling(Fields& fields, const ServedModel& model, GenerationParams& params) {
@@ -306,18 +267,6 @@ void read_sampling(Fields& fields, const ServedModel& model, GenerationParams& p
   read_stops(fields, params);
 }
 
-ApiResult<std::string> render_messages(const Json& body, const ServedModel& model) {
-  ApiResult<Json> messages = read_messages(body);
-  if (auto* error = std::get_if<ApiError>(&messages)) return std::move(*error);
-  Fields fields(body);
-  const bool opens = fields.boolean("add_generation_prompt").value_or(true);
-  const Json* extra = fields.value("chat_template_kwargs");
-  if (extra != nullptr && !extra->is_object())
-    return bad_parameter("chat_template_kwargs", "'chat_template_kwargs' must be an object");
-  if (fields.error().has_value()) return *fields.error();
-  return model.render(std::get<Json>(messages), extra == nullptr ? Json::object() : *extra, opens);
-}
-
 ApiResult<GenerationSpec> read_chat_request(const Json& body, const ServedModel& model,
                                             const std::string& tenant_salt) {
   GenerationSpec spec;
@@ -332,6 +281,8 @@ ApiResult<GenerationSpec> read_chat_request(const Json& body, const ServedModel&
   } else if (top.value_or(0) > 0) {
     fields.fail(bad_parameter("top_logprobs", "'top_logprobs' needs 'logprobs': true"));
   }
+  spec.tools = read_tools(fields, ToolDialect::kChat);
+  read_reasoning_format(fields, spec);
   if (fields.error().has_value()) return *fields.error();
 
   if (std::optional<ApiError> error = read_conversation(body, model, spec))
@@ -352,6 +303,7 @@ ApiResult<GenerationSpec> read_completion_request(const Json& body, const Served
   if (spec.echo && spec.params.top_logprobs.has_value())
     fields.fail(not_supported("echo", "'echo' with 'logprobs' is not supported"));
   refuse_field(fields, "suffix", kNotYet);
+  refuse_field(fields, "tools", "needs a conversation: use /v1/chat/completions");
   if (const auto best = fields.integer("best_of", 1, kChoicesMax); best.value_or(1) > spec.choices)
     fields.fail(not_supported("best_of", "'best_of' above 'n' is not supported"));
   if (fields.error().has_value()) return *fields.error();

@@ -12,6 +12,7 @@
 #include "server/answer_format.h"
 #include "server/json_body.h"
 #include "server/served_model.h"
+#include "server/tools.h"
 
 namespace quipu {
 
@@ -33,6 +34,10 @@ struct GenerationSpec {
   bool echo = false;           // /v1/completions: the prompt's text before the output
   bool return_tokens = false;  // llama.cpp: token ids beside the text
   AnswerFormat answer;         // what the output must be
+  ToolRequest tools;           // of conversations
+  std::optional<ThinkingFormat> thinking;  // how the model thinks, in conversations
+  bool thinking_open = false;              // the prompt ends inside of it
+  bool show_thinking = true;               // apart from the text (reasoning_format)
 };
 
 // Fields that all bodies share. Defaults are `params` as it is; the seed is drawn when none is
@@ -71,7 +76,12 @@ std::optional<ApiError> constrain_output(const ServedModel& model, GenerationSpe
 // The text of a member; empty when it is absent, is not text, or `json` is no object.
 std::string string_member(const Json& json, const char* name);
 
-// The prompt text of {"messages": [...]}. Used by chat requests and by /apply-template.
-ApiResult<std::string> render_messages(const Json& body, const ServedModel& model);
+// reasoning_format: "auto" tells what the model thinks apart, "none" leaves it in the text.
+void read_reasoning_format(Fields& fields, GenerationSpec& spec);
+
+// The prompt text of {"messages": [...]} with these tools. Used by chat requests and by
+// /apply-template (conversation.cc).
+ApiResult<std::string> render_messages(const Json& body, const ToolRequest& tools,
+                                       const ServedModel& model);
 
 }  // namespace quipu

@@ -92,14 +92,20 @@ class ChatFormat : public OpenAiFormat {
     if (update.started) {
       add_chunk(delta(choice, {{"role", "assistant"}, {"content", ""}}), events);
     }
-    if (!update.text.empty() || !update.logprobs.empty()) {
-      Json chunk = delta(choice, {{"content", update.text}});
-      if (wants_logprobs()) chunk["logprobs"] = chat_logprobs(tokenizer(), update.logprobs);
+    std::vector<OutputPiece> pieces = pieces_of(context_, update);
+    // A place for log probabilities whose text is still held back.
+    if (pieces.empty() && !update.logprobs.empty())
+      pieces.push_back({OutputPiece::Kind::kContent, ""});
+    bool first = true;
+    for (const OutputPiece& piece : pieces) {
+      Json chunk = delta(choice, piece_delta(piece, choice.index));
+      if (first && wants_logprobs()) chunk["logprobs"] = chat_logprobs(tokenizer(), update.logprobs);
+      first = false;
       add_chunk(std::move(chunk), events);
     }
     if (update.end.has_value()) {
       Json chunk = delta(choice, Json::object());
-      chunk["finish_reason"] = finish_reason(update);
+      chunk["finish_reason"] = chat_finish(update, calls_[choice.index] > 0);
       add_chunk(std::move(chunk), events);
     }
   }
@@ -108,12 +114,13 @@ class ChatFormat : public OpenAiFormat {
     Json reply = head("chat.completion");
     reply["choices"] = Json::array();
     for (const Choice& choice : choices) {
+      const OutputMessage output = message_of(context_, choice.all, "call_", choice.index);
       reply["choices"].push_back(
           {{"index", choice.index},
-           {"message", {{"role", "assistant"}, {"content", choice.all.text}, {"refusal", nullptr}}},
+           {"message", message_to_json(output)},
            {"logprobs",
             wants_logprobs() ? chat_logprobs(tokenizer(), choice.all.logprobs) : Json(nullptr)},
-           {"finish_reason", finish_reason(choice.all)}});
+           {"finish_reason", chat_finish(choice.all, !output.calls.empty())}});
     }
     reply["usage"] = usage_to_json(choices);
     return reply;
@@ -123,12 +130,55 @@ class ChatFormat : public OpenAiFormat {
   const char* stream_object() const override { return "chat.completion.chunk"; }
 
  private:
+  // An output that ended by itself and has calls ended because of them.
+  static Json chat_finish(const GenerationUpdate& update, bool has_calls) {
+    const bool stopped = update.end->finish == FinishReason::kStop;
+    return has_calls && stopped ? Json("tool_calls") : finish_reason(update);
+  }
+
+  static Json message_to_json(const OutputMessage& output) {
+    const bool only_calls = output.content.empty() && !output.calls.empty();
+    Json message = {{"role", "assistant"},
+                    {"content", only_calls ? Json(nullptr) : Json(output.content)},
+                    {"refusal", nullptr}};
+    if (!output.thinking.empty()) message["reasoning_content"] = output.thinking;
+    for (const OutputMessage::Call& call : output.calls) {
+      message["tool_calls"].push_back(
+          {{"id", call.id},
+           {"type", "function"},
+           {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    }
+    return message;
+  }
+
+  Json piece_delta(const OutputPiece& piece, int choice) {
+    switch (piece.kind) {
+      case OutputPiece::Kind::kThinking: return {{"reasoning_content", piece.text}};
+      case OutputPiece::Kind::kContent: return {{"content", piece.text}};
+      case OutputPiece::Kind::kCall: {
+        const size_t index = calls_[choice]++;
+        Json call = {{"index", index},
+                     {"id", call_id("call_", context_.id, choice, index)},
+                     {"type", "function"},
+                     {"function", {{"name", piece.text}, {"arguments", ""}}}};
+        return {{"tool_calls", Json::array({std::move(call)})}};
+      }
+      case OutputPiece::Kind::kArguments: {
+        Json call = {{"index", calls_[choice] - 1}, {"function", {{"arguments", piece.text}}}};
+        return {{"tool_calls", Json::array({std::move(call)})}};
+      }
+    }
+    return Json::object();
+  }
+
   static Json delta(const Choice& choice, Json content) {
     return {{"index", choice.index},
             {"delta", std::move(content)},
             {"logprobs", nullptr},
             {"finish_reason", nullptr}};
   }
+
+  std::map<int, size_t> calls_;  // told so far in a stream, by choice
 };
 
 class CompletionFormat : public OpenAiFormat {
@@ -191,6 +241,33 @@ class CompletionFormat : public OpenAiFormat {
 
 }  // namespace
 
+std::vector<OutputPiece> pieces_of(const ReplyContext& context, const GenerationUpdate& update) {
+  if (context.spec->params.layout.has_value() || update.text.empty()) return update.pieces;
+  return {{OutputPiece::Kind::kContent, update.text}};
+}
+
+std::string call_id(std::string_view prefix, const std::string& reply_id, int choice, size_t call) {
+  return fmt::format("{}{}_{}_{}", prefix, reply_id.substr(reply_id.find_first_of("-_") + 1), choice,
+                     call);
+}
+
+OutputMessage message_of(const ReplyContext& context, const GenerationUpdate& all,
+                         std::string_view prefix, int choice) {
+  OutputMessage message;
+  for (const OutputPiece& piece : pieces_of(context, all)) {
+    switch (piece.kind) {
+      case OutputPiece::Kind::kThinking: message.thinking += piece.text; break;
+      case OutputPiece::Kind::kContent: message.content += piece.text; break;
+      case OutputPiece::Kind::kCall:
+        message.calls.push_back(
+            {call_id(prefix, context.id, choice, message.calls.size()), piece.text, ""});
+        break;
+      case OutputPiece::Kind::kArguments: message.calls.back().arguments += piece.text; break;
+    }
+  }
+  return message;
+}
+
 void add_event(const Json& data, std::string& events) {
   events += "data: ";
   events += dump(data);
@@ -207,11 +284,12 @@ Json usage_to_json(const std::vector<Choice>& choices) {
     int64_t tokens = 0, cached = 0;
   };
   std::map<size_t, OfPrompt> prompts;
-  int64_t completion = 0;
+  int64_t completion = 0, thinking = 0;
   for (const Choice& choice : choices) {
     if (!choice.all.end.has_value()) continue;
     const RequestStats& stats = choice.all.end->stats;
     completion += stats.completion_tokens;
+    thinking += choice.all.end->thinking_tokens;
     // The choice that came first computed what the others of its prompt found.
     const auto [entry, is_new] =
         prompts.try_emplace(choice.prompt, OfPrompt{stats.prompt_tokens, stats.cached_tokens});
@@ -226,7 +304,7 @@ Json usage_to_json(const std::vector<Choice>& choices) {
           {"completion_tokens", completion},
           {"total_tokens", all.tokens + completion},
           {"prompt_tokens_details", {{"cached_tokens", all.cached}}},
-          {"completion_tokens_details", {{"reasoning_tokens", 0}}}};
+          {"completion_tokens_details", {{"reasoning_tokens", thinking}}}};
 }
 
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyContext context) {

@@ -19,6 +19,16 @@ struct Choice {
   size_t text_sent = 0;     // bytes, likewise
 };
 
+// An output as a message: what its pieces say, joined.
+struct OutputMessage {
+  struct Call {
+    std::string id, name, arguments;
+  };
+  std::string thinking, content;
+  std::vector<Call> calls;
+};
+std::string call_id(std::string_view prefix, const std::string& reply_id, int choice, size_t call);
+
 class ReplyFormat {
  public:
   virtual ~ReplyFormat() = default;
@@ -44,6 +54,12 @@ struct ReplyContext {
   std::string id;         // of the reply, such as "chatcmpl-..."
   int64_t created_s = 0;  // UNITS: seconds since 1970
 };
+
+// The pieces of an update; those of an output without a layout are its text.
+std::vector<OutputPiece> pieces_of(const ReplyContext& context, const GenerationUpdate& update);
+// `prefix`: of the ids of calls, such as "call_".
+OutputMessage message_of(const ReplyContext& context, const GenerationUpdate& all,
+                         std::string_view prefix, int choice);
 
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyContext context);
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyContext context);

@@ -17,6 +17,8 @@ Result<ServedModel> ServedModel::create(const LoadedModel& model, std::vector<st
   served.created_s_ = std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
                           .count();
+  served.tool_format_ = tool_format_of(*model.tokenizer);
+  served.thinking_format_ = thinking_format_of(*model.tokenizer);
   served.constraints_ = std::make_unique<ConstraintCompiler>(*model.tokenizer);
   if (!model.tokenizer->chat_template().empty()) {
     Result<ChatTemplate> compiled =
@@ -68,15 +70,15 @@ ApiResult<std::vector<TokenId>> ServedModel::encode(const std::string& text,
   return std::move(*ids);
 }
 
-ApiResult<std::string> ServedModel::render(const Json& messages, const Json& extra,
-                                           bool add_generation_prompt) const {
+ApiResult<std::string> ServedModel::render(const Json& messages, const Json& tools,
+                                           const Json& extra, bool add_generation_prompt) const {
   if (!chat_template_.has_value()) {
     return bad_parameter("messages",
                          "this model has no chat template; use /v1/completions to continue text",
                          "not_supported");
   }
   Result<std::string> text = chat_template_->render(
-      messages, nullptr, {.add_generation_prompt = add_generation_prompt, .extra = extra});
+      messages, tools, {.add_generation_prompt = add_generation_prompt, .extra = extra});
   if (!text.ok()) {
     return bad_parameter("messages", "the chat template refuses this: " + text.status().message());
   }

@@ -12,6 +12,7 @@
 #include "server/api_error.h"
 #include "text/chat_template.h"
 #include "text/constraint.h"
+#include "text/tool_format.h"
 
 namespace quipu {
 
@@ -41,8 +42,11 @@ class ServedModel {
 
   ApiResult<std::vector<TokenId>> encode(const std::string& text, EncodeOptions options) const;
   // The prompt of a conversation. `extra`: more variables of the template, an object.
-  ApiResult<std::string> render(const Json& messages, const Json& extra,
+  // `tools`: in OpenAI's form, or null.
+  ApiResult<std::string> render(const Json& messages, const Json& tools, const Json& extra,
                                 bool add_generation_prompt) const;
+  const ToolFormat& tool_format() const { return tool_format_; }
+  const std::optional<ThinkingFormat>& thinking_format() const { return thinking_format_; }
   // What an output may be. ERRORS: as ConstraintCompiler::compile(). THREADS: any.
   Result<std::shared_ptr<const Constraint>> constrain(const ConstraintSource& source) const;
 
@@ -53,6 +57,8 @@ class ServedModel {
   std::vector<std::string> names_;
   std::optional<ChatTemplate> chat_template_;
   std::unique_ptr<ConstraintCompiler> constraints_;
+  ToolFormat tool_format_;
+  std::optional<ThinkingFormat> thinking_format_;
   int64_t created_s_ = 0;
   int64_t token_limit_ = 0;
   int parallel_ = 0;

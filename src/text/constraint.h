@@ -28,7 +28,7 @@ enum class ConstraintKind {
   kLark,   // llguidance's variant of Lark grammars; `start` is the whole output
   kGbnf,   // llama.cpp's grammars; `root` is the whole output
   kChoice,  // a JSON array of strings
-  // Thinking, then an answer in a form of its own, or text with calls of tools; as JSON.
+  // Thinking, then an answer in a form of its own, or text with calls of tools (tool_format.h).
   kStructure,
 };
 

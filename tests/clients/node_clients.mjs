@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import Anthropic from "@anthropic-ai/sdk";
-import { generateText, streamText } from "ai";
+import { generateObject, generateText, jsonSchema, streamText, tool } from "ai";
 import OpenAI from "openai";
 
 const url = process.env.QUIPU_URL;
@@ -15,6 +15,8 @@ const messages = [{ role: "user", content: "Tell me about the goat." }];
 
 const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
 const anthropic = new Anthropic({ baseURL: url, apiKey, maxRetries: 0 });
+const structured = createOpenAICompatible(
+  { name: "quipu", baseURL: `${url}/v1`, apiKey, supportsStructuredOutputs: true });
 const vercel = createOpenAICompatible({ name: "quipu", baseURL: `${url}/v1`, apiKey, includeUsage: true });
 
 test("openai: a chat, whole and streamed", async () => {
@@ -42,6 +44,38 @@ test("openai: responses", async () => {
   assert.ok(whole.output_text.length > 20);
   const final = await openai.responses.stream(asked).finalResponse();
   assert.equal(final.output_text, whole.output_text);
+});
+
+const animal = {
+  type: "object",
+  properties: { name: { type: "string", maxLength: 16 }, friend: { enum: ["hen", "lion"] } },
+  required: ["name", "friend"],
+  additionalProperties: false,
+};
+
+test("openai: structured output and tools", async () => {
+  const reply = await openai.chat.completions.create({ model, messages, seed: 5, max_tokens: 300,
+    response_format: { type: "json_schema", json_schema: { name: "animal", schema: animal, strict: true } } });
+  assert.deepEqual(Object.keys(JSON.parse(reply.choices[0].message.content)), ["name", "friend"]);
+  const asked = { model, messages, seed: 5, max_tokens: 300, tool_choice: "required", parallel_tool_calls: false,
+    tools: [{ type: "function", function: { name: "show", parameters: animal } }] };
+  const whole = await openai.chat.completions.create(asked);
+  assert.equal(whole.choices[0].finish_reason, "tool_calls");
+  const [call] = whole.choices[0].message.tool_calls;
+  assert.deepEqual(Object.keys(JSON.parse(call.function.arguments)), ["name", "friend"]);
+  const streamed = await openai.chat.completions.stream(asked).finalChatCompletion();
+  assert.equal(streamed.choices[0].message.tool_calls[0].function.arguments, call.function.arguments);
+});
+
+test("ai: generateObject and tools", async () => {
+  const asked = { model: vercel(model), messages, seed: 5, maxOutputTokens: 300, maxRetries: 0 };
+  const { object } = await generateObject({ ...asked, model: structured(model), schema: jsonSchema(animal) });
+  assert.deepEqual(Object.keys(object), ["name", "friend"]);
+  const reply = await generateText({ ...asked, toolChoice: "required",
+    tools: { show: tool({ description: "Shows it.", inputSchema: jsonSchema(animal) }) } });
+  assert.equal(reply.finishReason, "tool-calls");
+  assert.equal(reply.toolCalls[0].toolName, "show");
+  assert.deepEqual(Object.keys(reply.toolCalls[0].input), ["name", "friend"]);
 });
 
 test("openai: errors have the library's classes", async () => {

@@ -2,13 +2,23 @@
 
 import pathlib
 import sys
+import typing
 import unittest
 
 import anthropic
 import openai
+import pydantic
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "server"))
 from quipu_server import Server, ServerTest  # noqa: E402
+
+
+
+class Animal(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=16)
+    legs: int = pydantic.Field(ge=0, le=4)
+    friends: list[typing.Literal["hen", "lion"]] = pydantic.Field(max_length=2)
+
 
 MODEL = "quipu-stories-q8_0"
 MESSAGES = [{"role": "user", "content": "Tell me about the goat."}]
@@ -45,7 +55,7 @@ class OpenAi(ServerTest):
         self.assertEqual(usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens - 1)
 
     def test_the_library_joins_a_stream_itself(self):
-        asked = {"model": MODEL, "messages": MESSAGES, "seed": 5, "max_tokens": 500}
+        asked = {"model": MODEL, "messages": MESSAGES, "seed": 3, "max_tokens": 500}
         whole = self.client.chat.completions.create(**asked).choices[0]
         self.assertEqual(whole.finish_reason, "stop")
         with self.client.chat.completions.stream(**asked) as stream:
@@ -77,6 +87,40 @@ class OpenAi(ServerTest):
         self.assertEqual(deltas, whole.output_text)
         self.assertEqual(last.response.output_text, whole.output_text)
 
+    def test_structured_output(self):
+        asked = {"model": MODEL, "messages": MESSAGES, "seed": 5, "max_tokens": 300}
+        reply = self.client.chat.completions.parse(**asked, response_format=Animal)
+        animal = reply.choices[0].message.parsed
+        self.assertIsInstance(animal, Animal)
+        self.assertTrue(0 <= animal.legs <= 4)
+        with self.client.chat.completions.stream(**asked, response_format=Animal) as stream:
+            self.assertEqual(stream.get_final_completion().choices[0].message.parsed, animal)
+        reply = self.client.responses.parse(model=MODEL, input="Who?", max_output_tokens=300, text_format=Animal,
+                                            extra_body={"seed": 5})
+        self.assertIsInstance(reply.output_parsed, Animal)
+
+    def test_tools(self):
+        asked = {"model": MODEL, "messages": MESSAGES, "seed": 5, "max_tokens": 300,
+                 "tools": [openai.pydantic_function_tool(Animal, name="show_animal")], "tool_choice": "required",
+                 "parallel_tool_calls": False}
+        choice = self.client.chat.completions.parse(**asked).choices[0]
+        self.assertEqual(choice.finish_reason, "tool_calls")
+        call = choice.message.tool_calls[0]
+        self.assertEqual(call.function.name, "show_animal")
+        self.assertIsInstance(call.function.parsed_arguments, Animal)
+        with self.client.chat.completions.stream(**asked) as stream:
+            final = stream.get_final_completion().choices[0].message
+        self.assertEqual(final.tool_calls[0].function.arguments, call.function.arguments)
+        result = [{"role": "assistant", "tool_calls": [call.model_dump(include={"id": True, "type": True, "function": {"name", "arguments"}})]},
+                  {"role": "tool", "tool_call_id": call.id, "content": "shown"}]
+        after = self.client.chat.completions.create(model=MODEL, messages=MESSAGES + result, max_tokens=9)
+        self.assertIsNotNone(after.choices[0].message.content)
+        tool = {"type": "function", "name": "show_animal", "parameters": Animal.model_json_schema(), "strict": True}
+        reply = self.client.responses.create(model=MODEL, input="Who?", tools=[tool], tool_choice="required",
+                                             max_output_tokens=300, extra_body={"seed": 5}, parallel_tool_calls=False)
+        self.assertEqual([item.type for item in reply.output], ["function_call"])
+        Animal.model_validate_json(reply.output[0].arguments)
+
     def test_models(self):
         self.assertEqual([model.id for model in self.client.models.list()], [MODEL])
         self.assertEqual(self.client.models.retrieve(MODEL).id, MODEL)
@@ -89,9 +133,11 @@ class OpenAi(ServerTest):
         self.assertTrue(caught.exception.request_id)
         with self.assertRaises(openai.NotFoundError):
             create(model="no-such-model", messages=MESSAGES)
-        with self.assertRaises(openai.APIStatusError) as caught:
-            create(model=MODEL, messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f"}}])
-        self.assertEqual((caught.exception.status_code, caught.exception.param), (501, "tools"))
+        with self.assertRaises(openai.BadRequestError) as caught:
+            create(model=MODEL, messages=MESSAGES, tools=[
+                {"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}])
+        self.assertEqual(caught.exception.param, "tools")
+        self.assertIn("tools[0].function.parameters/not", caught.exception.message)
         with self.assertRaises(openai.AuthenticationError):
             self.client.with_options(api_key="wrong").models.list()
         with self.assertRaises(openai.APIStatusError) as caught:
@@ -138,6 +184,21 @@ class Anthropic(ServerTest):
         self.addCleanup(self.client.close)
         self.asked = {"model": MODEL, "max_tokens": 24, "system": "Be kind.", "messages": MESSAGES,
                       "extra_body": {"seed": 5, "ignore_eos": True}}
+
+    def test_tools(self):
+        tool = {"name": "show_animal", "description": "Shows it.", "input_schema": Animal.model_json_schema()}
+        asked = {"model": MODEL, "max_tokens": 300, "messages": MESSAGES, "tools": [tool],
+                 "tool_choice": {"type": "any", "disable_parallel_tool_use": True}, "extra_body": {"seed": 5}}
+        whole = self.client.messages.create(**asked)
+        self.assertEqual((whole.stop_reason, whole.content[0].type), ("tool_use", "tool_use"))
+        Animal.model_validate(whole.content[0].input)
+        with self.client.messages.stream(**asked) as stream:
+            final = stream.get_final_message()
+        self.assertEqual(final.content[0].input, whole.content[0].input)
+        result = {"type": "tool_result", "tool_use_id": whole.content[0].id, "content": "shown"}
+        after = self.client.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES + [
+            {"role": "assistant", "content": whole.content}, {"role": "user", "content": [result]}])
+        self.assertEqual(after.content[0].type, "text")
 
     def test_messages_whole_and_streamed(self):
         whole = self.client.messages.create(**self.asked)

@@ -85,7 +85,7 @@ class Endpoints(ServerTest):
         for path in ("/v1/embeddings", "/embedding", "/infill", "/v1/rerank"):
             error = self.refused(501, "POST", path, {}, code="not_supported")
             self.assertIn(path, error["message"])
-        self.refused(501, "POST", "/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}, param="tools")
+        self.refused(501, "POST", "/v1/chat/completions", {**CHAT, "functions": [{"name": "x"}]}, param="functions")
 
     def test_wrong_paths_methods_and_types(self):
         self.refused(404, "GET", "/no/such/path", code="not_found")

@@ -207,7 +207,7 @@ class OtherApis(ServerTest):
                                    ({"messages": [{"role": "system", "content": "x"}], "max_tokens": 1},
                                     "invalid_request_error", 400),
                                    ({"messages": CHAT["messages"], "max_tokens": 1, "model": "claude"}, "not_found_error", 404),
-                                   ({"messages": CHAT["messages"], "max_tokens": 1, "tools": [{"name": "x"}]},
+                                   ({"messages": CHAT["messages"], "max_tokens": 1, "mcp_servers": [{"name": "x"}]},
                                     "invalid_request_error", 501)):
             error = self.server.post("/v1/messages", body, status=status)
             self.assertEqual((error["type"], error["error"]["type"]), ("error", kind))
@@ -228,7 +228,7 @@ class OtherApis(ServerTest):
         self.assertEqual(events[-1]["response"]["output"][0]["content"], whole["output"][0]["content"])
         self.assertEqual(events[-1]["type"], "response." + whole["status"])
         self.refused(501, "POST", "/v1/responses", {**body, "previous_response_id": "resp_1"}, param="previous_response_id")
-        self.refused(501, "POST", "/v1/responses", {**body, "tools": [{"type": "function"}]}, param="tools")
+        self.refused(501, "POST", "/v1/responses", {**body, "tools": [{"type": "web_search"}]}, param="tools[0].type")
         self.refused(400, "POST", "/v1/responses", {}, param="input")
 
 

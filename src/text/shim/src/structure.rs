@@ -1,7 +1,7 @@
 //! Outputs of several parts as one Lark grammar: thinking, then an answer in a given form, or text
 //! with calls of tools.
 //!
-//! The description is JSON made by C++; the schemas inside it come from outside.
+//! The description is JSON made by text/tool_format.cc; the schemas inside it come from outside.
 
 use serde_json::{json, Value};
 
