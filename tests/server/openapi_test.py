@@ -19,15 +19,26 @@ MESSAGES = [{"role": "user", "content": "Tell me a story about a goat."}]
 LIMITS = {"max_tokens": 6, "seed": 1}
 PARTS = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *MESSAGES]
 
+SCHEMA = {"type": "object", "properties": {"animal": {"enum": ["goat", "hen"]}}, "required": ["animal"]}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "feed", "parameters": SCHEMA}}
+FLAT_TOOL = {"type": "function", "name": "feed", "parameters": SCHEMA}
+CALLED = {"tool_choice": "required", "parallel_tool_calls": False}
+
 # Of each path: bodies that are answered, and bodies that are refused.
 GOOD = {
     "/v1/chat/completions": [{"messages": MESSAGES, **LIMITS},
                              {"messages": PARTS, **LIMITS, "n": 2, "logprobs": True, "top_logprobs": 2, "stop": ["x"],
-                              "logit_bias": {"5": -1}, "cache_salt": "s", "priority": 1, "timeout_ms": 60000, "model": None}],
-    "/v1/completions": [{"prompt": TEXT, **LIMITS}, {"prompt": [[1, 2, 3], [4, 5]], **LIMITS, "logprobs": 2},
+                              "logit_bias": {"5": -1}, "cache_salt": "s", "priority": 1, "timeout_ms": 60000, "model": None},
+                             {"messages": MESSAGES, "max_tokens": 60, "response_format": FORMAT},
+                             {"messages": MESSAGES, "max_tokens": 150, "tools": [TOOL], **CALLED}],
+    "/v1/completions": [{"prompt": TEXT, **LIMITS}, {"prompt": TEXT, "max_tokens": 60, "guided_json": SCHEMA}, {"prompt": [[1, 2, 3], [4, 5]], **LIMITS, "logprobs": 2},
                         {"prompt": [TEXT, TEXT], **LIMITS, "echo": True, "n": 2}],
-    "/v1/responses": [{"input": TEXT, "seed": 1, "max_output_tokens": 6}, {"input": PARTS, "instructions": "x", "max_output_tokens": 4}],
-    "/v1/messages": [{"messages": MESSAGES, **LIMITS}, {"messages": MESSAGES, "system": "x", "stop_sequences": ["goat"], **LIMITS}],
+    "/v1/responses": [{"input": TEXT, "seed": 1, "max_output_tokens": 6}, {"input": PARTS, "instructions": "x", "max_output_tokens": 4},
+                      {"input": TEXT, "max_output_tokens": 150, "tools": [FLAT_TOOL], **CALLED}],
+    "/v1/messages": [{"messages": MESSAGES, **LIMITS}, {"messages": MESSAGES, "system": "x", "stop_sequences": ["goat"], **LIMITS},
+                     {"messages": MESSAGES, "max_tokens": 150, "tools": [{"name": "feed", "input_schema": SCHEMA}],
+                      "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}],
     "/v1/messages/count_tokens": [{"messages": MESSAGES, "system": "x"}],
     "/completion": [{"prompt": TEXT, "n_predict": 6}, {"prompt": [1, 2, 3], "n_predict": 3, "n_probs": 2, "return_tokens": True,
                                                        "return_progress": True, "cache_prompt": False}],
