@@ -12,7 +12,8 @@ FinishReason to_public(quipu::FinishReason reason) {
     case quipu::FinishReason::kLength: return FinishReason::kLength;
     case quipu::FinishReason::kContextFull: return FinishReason::kContextFull;
     case quipu::FinishReason::kNone:
-    case quipu::FinishReason::kDeadline:  // the library sets none
+    case quipu::FinishReason::kDeadline:    // the library sets none,
+    case quipu::FinishReason::kConstraint:  // nor this
     case quipu::FinishReason::kCancelled: return FinishReason::kCancelled;
   }
   return FinishReason::kCancelled;
