@@ -185,7 +185,7 @@ def avx2_stage(bench):
 
 
 def kernels_stage(bench):
-    yield "## Kernels", "Share of the peak of each product, or of the read bandwidth (decode)."
+    yield "## Kernels", "Share of the peak of each product, of f32's (attention in prefill), or of the read bandwidth (decode)."
     command = [str(bench.kernels), "--benchmark_min_time=0.2",
                "--benchmark_filter=prefill/(q8_0|q4_0|q4_k|q6_k|bf16|f16)/512/3072|attention_"]
     bench.commands.append("quipu_kernel_bench " + " ".join(f"'{word}'" for word in command[1:]))
