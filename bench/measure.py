@@ -24,7 +24,6 @@ WEIGHTS = ("q8_0", "q4_0", "q4_k", "q6_k", "bf16", "f16")
 INTEGER_WEIGHTS = ("q8_0", "q4_0", "q4_k", "q6_k")
 BUILT_IN = "models/quipu-stories-q8_0.gguf"
 MULTIPLIED_PARAMETERS = 440_401_920  # of Qwen3-0.6B, in its layers
-LAYERS, KV_HEADS, KEY_DIM = 28, 8, 128
 
 
 class Bench:
@@ -42,6 +41,11 @@ class Bench:
             subprocess.run([self.program, "synth", "--arch", "qwen3-0.6b", "--type", weights, "-o", path, "-q"],
                            check=True)
         return path
+
+    def kv_bytes_per_token(self, weights, kv_format):
+        done = subprocess.run([self.program, "inspect", "-m", self.model(weights), "--json"], capture_output=True,
+                              text=True, check=True)
+        return json.loads(done.stdout)["kv"][kv_format]["bytes_per_token"]
 
     def run(self, model, *arguments):
         """One `quipu bench`; what repeats it is kept for the heading."""
@@ -111,7 +115,8 @@ def slope_stage(bench):
            "that decode from empty reached.")
     rows = ["| keys and values | behind | ms per token | slope, ns per token of context | bytes / bandwidth, ns |",
             "|---|---|---|---|---|"]
-    for kv_format, bytes_per_token in (("bf16", 114688), ("int8", 58240), ("int4", 35840)):
+    for kv_format in ("bf16", "int8", "int4"):
+        bytes_per_token = bench.kv_bytes_per_token("q8_0", kv_format)
         report = bench.run(bench.model("q8_0"), "--prompt", 0, "--gen", 32, "--depth", "0,1024,2048,4096,8192",
                            "--kv-format", kv_format, "--repeat", 3)
         before = None

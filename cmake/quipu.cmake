@@ -37,3 +37,17 @@ function(quipu_fuzz_target name)
     target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/fuzz/standalone_driver.cc)
   endif()
 endfunction()
+
+# quipu_program_test(name ENVIRONMENT...)
+#
+# The Python tests of the calling folder, all files *_test.py, over the built program. Not under
+# sanitizers: what they do to the program's parts is tested there without it.
+function(quipu_program_test name)
+  if(QUIPU_SANITIZE OR NOT TARGET quipu)
+    return()
+  endif()
+  find_package(Python3 3.9 REQUIRED COMPONENTS Interpreter)
+  add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} -B -m unittest discover -s ${CMAKE_CURRENT_SOURCE_DIR} -p "*_test.py")
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT
+    "QUIPU_SHARED_DIR=${CMAKE_SOURCE_DIR}/../shared;${ARGN}")
+endfunction()

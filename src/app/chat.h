@@ -2,11 +2,17 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "app/assemble.h"
+#include "text/chat_template.h"
 
 namespace quipu {
+
+// The chat template that the model's tokenizer came with; nothing where there is none.
+// ERRORS: those of ChatTemplate::compile().
+Result<std::optional<ChatTemplate>> chat_template_of(const LoadedModel& model);
 
 // The text the model continues after these messages (with the assistant's opening).
 // SHAPE: messages: [{"role", "content", ...}]; tools: an array in OpenAI's form, or null.

@@ -26,8 +26,6 @@ class ConstrainedGeneration : public testing::Test {
  protected:
   void SetUp() override {
     path_ = std::filesystem::path(QUIPU_SOURCE_DIR) / "models" / "quipu-stories-q8_0.gguf";
-    if (!std::filesystem::exists(path_))
-      GTEST_SKIP() << "the built-in model is not there: " << path_;
     load({});
   }
 
@@ -65,9 +63,10 @@ class ConstrainedGeneration : public testing::Test {
     std::vector<std::unique_ptr<GenerationTask>> tasks;
     std::vector<GenerationUpdate> updates(all.size());
     for (size_t i = 0; i < all.size(); ++i) {
-      tasks.push_back(
-          std::make_unique<GenerationTask>(*model_, RequestId(static_cast<int64_t>(i) + 1), all[i]));
-      Request request = tasks.back()->make_request(encode("Once upon a time " + std::to_string(i))).value();
+      tasks.push_back(std::make_unique<GenerationTask>(
+          *model_, RequestId(static_cast<int64_t>(i) + 1), all[i]));
+      Request request =
+          tasks.back()->make_request(encode("Once upon a time " + std::to_string(i))).value();
       EXPECT_TRUE(model_->engine->submit(std::move(request)).ok());
     }
     while (model_->engine->has_work()) {
@@ -154,7 +153,8 @@ TEST_F(ConstrainedGeneration, TheSameAloneAndAmongOthersPreemptedInChunksAndWith
     EXPECT_EQ(run("Once upon a time " + std::to_string(i), all[i]).text, alone[i]);
 }
 
-// Drafts that come true inside a constrained output, and one that is complete in the middle of them.
+// Drafts that come true inside a constrained output, and one that is complete in the middle of
+// them.
 TEST_F(ConstrainedGeneration, DraftsComeTrueUnderAConstraint) {
   const ConstraintSource source{ConstraintKind::kRegex, "(one two three four five ){12}end"};
   GenerationParams asked = params(3, source);

@@ -18,8 +18,6 @@ const std::string kBeginning = "Once upon a time there was a goat";
 class LibraryTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(kModelPath))
-      GTEST_SKIP() << "the built-in model is not there: " << kModelPath;
     if (model_ != nullptr) return;
     quipu::Result<quipu::Model> loaded =
         quipu::Model::load({.path = kModelPath, .threads = 2, .kv_bytes = 32 << 20});

@@ -5,6 +5,7 @@
 
 #include <quipu/session.h>
 
+#include "app/chat.h"
 #include "app/memory_plan.h"
 #include "library/state.h"
 
@@ -84,20 +85,16 @@ quipu::Result<std::shared_ptr<internal::ModelState>> load_state(const ModelOptio
   QUIPU_ASSIGN_OR_RETURN(const quipu::ModelOptions chosen, engine_options(options));
   QUIPU_ASSIGN_OR_RETURN(std::unique_ptr<quipu::LoadedModel> loaded,
                          quipu::assemble(chosen, options.on_progress));
-  std::optional<quipu::ChatTemplate> chat_template;
-  if (loaded->tokenizer != nullptr && !loaded->tokenizer->chat_template().empty()) {
-    quipu::Result<quipu::ChatTemplate> compiled = quipu::ChatTemplate::compile(
-        loaded->tokenizer->chat_template(), loaded->tokenizer->special_texts());
-    if (!compiled.ok()) return compiled.status().with_context(options.path);
-    chat_template = std::move(compiled).value();
-  }
-  ModelInfo info = info_of(*loaded, chat_template.has_value());
+  quipu::Result<std::optional<quipu::ChatTemplate>> chat_template =
+      quipu::chat_template_of(*loaded);
+  if (!chat_template.ok()) return chat_template.status().with_context(options.path);
+  ModelInfo info = info_of(*loaded, chat_template->has_value());
   // Shared: by handles, sessions and generations.
   auto state = std::make_shared<internal::ModelState>(
       std::move(loaded), quipu::EngineThreadConfig{.running_max = options.running_max,
                                                    .waiting_max = options.waiting_max});
   state->info = std::move(info);
-  state->chat_template = std::move(chat_template);
+  state->chat_template = std::move(*chat_template);
   return state;
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "app/chat.h"
+
 namespace quipu {
 
 Result<ServedModel> ServedModel::create(const LoadedModel& model, std::vector<std::string> names,
@@ -20,12 +22,9 @@ Result<ServedModel> ServedModel::create(const LoadedModel& model, std::vector<st
   served.tool_format_ = tool_format_of(*model.tokenizer);
   served.thinking_format_ = thinking_format_of(*model.tokenizer);
   served.constraints_ = std::make_unique<ConstraintCompiler>(*model.tokenizer);
-  if (!model.tokenizer->chat_template().empty()) {
-    Result<ChatTemplate> compiled =
-        ChatTemplate::compile(model.tokenizer->chat_template(), model.tokenizer->special_texts());
-    if (!compiled.ok()) return compiled.status().with_context("the model's chat template");
-    served.chat_template_ = std::move(*compiled);
-  }
+  Result<std::optional<ChatTemplate>> chat_template = chat_template_of(model);
+  if (!chat_template.ok()) return chat_template.status().with_context("the model's chat template");
+  served.chat_template_ = std::move(*chat_template);
   return served;
 }
 

@@ -159,8 +159,10 @@ fn id_or_minus_one(id: Option<u32>) -> i64 {
 pub extern "C" fn quipu_text_init() {
     std::panic::set_hook(Box::new(|_| {}));
     // Errors of a nested grammar carry one error per level, and each would walk the stack: with
-    // RUST_BACKTRACE=1 a source of 30 KB could take a minute.
-    std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    // RUST_BACKTRACE=1 a source of 30 KB could take a minute. No other host's environment is touched.
+    if std::env::var_os("RUST_BACKTRACE").is_some() && std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    }
 }
 
 /// # Safety
