@@ -85,7 +85,8 @@ TokenLogprobs GenerationTask::logprobs_of(TokenId chosen, std::span<const float>
   return result;
 }
 
-// The text that a token adds. Control tokens are left out, but those that mark the parts of an output.
+// The text that a token adds. Control tokens are left out, but those that mark the parts of an
+// output.
 std::string GenerationTask::text_of(TokenId token) {
   std::string text = decoder_->push(token);
   if (!params_.layout.has_value() || !params_.skip_special) return text;
@@ -97,7 +98,8 @@ std::string GenerationTask::text_of(TokenId token) {
     if (is_mark(layout.thinking->end)) mark = &layout.thinking->end;
   }
   if (layout.calls.has_value()) {
-    for (const OutputMark* other : {&layout.calls->begin, &layout.calls->after_name, &layout.calls->end})
+    for (const OutputMark* other :
+         {&layout.calls->begin, &layout.calls->after_name, &layout.calls->end})
       if (is_mark(*other)) mark = other;
   }
   return mark == nullptr ? text : text + mark->text;

@@ -121,12 +121,13 @@ void print_table(const BenchFlags& flags, const BenchReport& report) {
     if (on == nullptr) continue;
     if (row.kind == BenchKind::kPrefill) {
       if (on->cached_tokens == 0) continue;
-      print_out(fmt::format(
-          "first token of prompts of {} tokens, batch {}, {}: {:.1f} ms with {} in the cache, {:.1f} ms "
-          "without: {:.1f} times as long\n",
-          row.tokens / row.batch, row.batch, kv_format_name(row.kv_format), on->seconds.median * 1e3,
-          on->cached_tokens / row.batch, row.seconds.median * 1e3,
-          row.seconds.median / on->seconds.median));
+      print_out(
+          fmt::format("first token of prompts of {} tokens, batch {}, {}: {:.1f} ms with {} in the "
+                      "cache, {:.1f} ms "
+                      "without: {:.1f} times as long\n",
+                      row.tokens / row.batch, row.batch, kv_format_name(row.kv_format),
+                      on->seconds.median * 1e3, on->cached_tokens / row.batch,
+                      row.seconds.median * 1e3, row.seconds.median / on->seconds.median));
       continue;
     }
     print_out(fmt::format(

@@ -144,8 +144,7 @@ int run_command(RunFlags& flags) {
   if (!constraint.ok()) return report_error(constraint.status());
   const InterruptGuard interrupt;
   for (const std::string& text : *prompts) {
-    const Status status =
-        run_prompt(flags, loaded->sampling, model, *constraint, text, interrupt);
+    const Status status = run_prompt(flags, loaded->sampling, model, *constraint, text, interrupt);
     if (!status.ok()) return report_error(status);
     if (interrupt.interrupted()) return kExitInterrupted;
   }

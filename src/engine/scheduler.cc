@@ -452,11 +452,12 @@ void Scheduler::take_outputs(const ScheduledSequence& scheduled,
       event.finish = FinishReason::kConstraint;
       break;
     }
-    const bool came_true = accepted < scheduled.num_drafts &&
-                           token == sequence.draft[static_cast<size_t>(accepted)];
+    const bool came_true =
+        accepted < scheduled.num_drafts && token == sequence.draft[static_cast<size_t>(accepted)];
     // A complete output ends with the last token that was chosen: none was after a draft.
-    const bool completes = sequence.sampler.is_complete() &&
-                           !(came_true && next_tokens[static_cast<size_t>(accepted) + 1] != kNoToken);
+    const bool completes =
+        sequence.sampler.is_complete() &&
+        !(came_true && next_tokens[static_cast<size_t>(accepted) + 1] != kNoToken);
     event.finish = finish_reason_after(sequence, token);
     const bool is_output = event.finish != FinishReason::kStop;
     if (completes) event.finish = FinishReason::kStop;

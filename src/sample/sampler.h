@@ -1,9 +1,9 @@
 // Sampler: logits of one position -> one token id.
 //
-// Order: constraint, logit bias, repetition / presence / frequency penalties, temperature, top-k, top-p, min-p,
-// draw. Top-p counts the probabilities left after top-k; min-p is relative to the best token.
-// The draw depends on (seed, position) only, so a request gives the same text alone or in a batch,
-// before and after a preemption (architecture.md, determinism contract, rule 4).
+// Order: constraint, logit bias, repetition / presence / frequency penalties, temperature, top-k,
+// top-p, min-p, draw. Top-p counts the probabilities left after top-k; min-p is relative to the
+// best token. The draw depends on (seed, position) only, so a request gives the same text alone or
+// in a batch, before and after a preemption (architecture.md, determinism contract, rule 4).
 // THREADS: thread-compatible; one per sequence. A steady state allocates nothing.
 #pragma once
 

@@ -16,10 +16,10 @@ class TokenConstraint {
  public:
   virtual ~TokenConstraint() = default;
 
-  // The tokens that may come next: bit i % 32 of word i / 32 for token i; at least one. Ids that have
-  // no bit may not. SHAPE: result: [ceil(tokens / 32)]. OWNS: valid until the next call.
-  // REQUIRES: not is_complete(). ERRORS: kResourceExhausted when a limit on the work for one token is
-  // reached, or nothing can follow.
+  // The tokens that may come next: bit i % 32 of word i / 32 for token i; at least one. Ids that
+  // have no bit may not. SHAPE: result: [ceil(tokens / 32)]. OWNS: valid until the next call.
+  // REQUIRES: not is_complete(). ERRORS: kResourceExhausted when a limit on the work for one token
+  // is reached, or nothing can follow.
   virtual Result<std::span<const uint32_t>> allowed() = 0;
 
   // Goes on by a token that was allowed. ERRORS: as allowed().

@@ -42,7 +42,8 @@ class FormatReader {
     if (!value->is_string()) return wrong(param, *value, "a string");
     const std::string text = value->get<std::string>();
     if (text.empty()) return;
-    set(kind == ConstraintKind::kRegex ? ConstraintSource{kind, text} : grammar_source(text), param);
+    set(kind == ConstraintKind::kRegex ? ConstraintSource{kind, text} : grammar_source(text),
+        param);
   }
 
   void choice(const Json* value, const std::string& param) {
@@ -115,7 +116,8 @@ class FormatReader {
 
 AnswerFormat read_answer_format(Fields& fields) {
   FormatReader reader(fields);
-  if (const Json* format = fields.value("response_format")) reader.typed(*format, "response_format");
+  if (const Json* format = fields.value("response_format"))
+    reader.typed(*format, "response_format");
   reader.schema(fields.value("json_schema"), "json_schema");
   reader.text(fields.value("grammar"), "grammar", ConstraintKind::kGbnf);
   reader.structured_outputs(fields.value("structured_outputs"));
@@ -141,8 +143,7 @@ ApiError constraint_error(const Status& status, const std::string& param) {
                            fmt::format("'{}' cannot be enforced: {}", param, status.message()),
                            "not_supported");
     case ErrorCode::kResourceExhausted:
-      return bad_parameter(param,
-                           fmt::format("'{}' is too complex: {}", param, status.message()),
+      return bad_parameter(param, fmt::format("'{}' is too complex: {}", param, status.message()),
                            "too_complex");
     default: return api_error_from(status);
   }

@@ -133,8 +133,10 @@ class AnthropicFormat : public ReplyFormat {
     for (const OutputMessage::Call& call : output.calls) {
       Json input = Json::parse(call.arguments, nullptr, /*allow_exceptions=*/false);
       if (input.is_discarded()) input = Json::object();  // cut off by max_tokens
-      content.push_back(
-          {{"type", "tool_use"}, {"id", call.id}, {"name", call.name}, {"input", std::move(input)}});
+      content.push_back({{"type", "tool_use"},
+                         {"id", call.id},
+                         {"name", call.name},
+                         {"input", std::move(input)}});
     }
     reply.update(reasons(*all.end, !output.calls.empty()));
     reply["usage"] = usage(all.end->stats);
@@ -154,7 +156,8 @@ class AnthropicFormat : public ReplyFormat {
   // A block for the piece, unless the last one takes it: calls each have one of their own.
   void open_block(const OutputPiece& piece, int choice, std::string& events) {
     using Kind = OutputPiece::Kind;
-    if (piece.kind == Kind::kArguments || (open_ == piece.kind && piece.kind != Kind::kCall)) return;
+    if (piece.kind == Kind::kArguments || (open_ == piece.kind && piece.kind != Kind::kCall))
+      return;
     close_block(events);
     Json block;
     if (piece.kind == Kind::kThinking) {
@@ -194,10 +197,10 @@ class AnthropicFormat : public ReplyFormat {
 
   static Json reasons(const GenerationEnd& end, bool has_calls) {
     const bool by_text = !end.stop_string.empty();
-    const char* reason = by_text                             ? "stop_sequence"
+    const char* reason = by_text                                          ? "stop_sequence"
                          : end.finish == FinishReason::kStop && has_calls ? "tool_use"
-                         : end.finish == FinishReason::kStop ? "end_turn"
-                                                             : "max_tokens";
+                         : end.finish == FinishReason::kStop              ? "end_turn"
+                                                                          : "max_tokens";
     return {{"stop_reason", reason},
             {"stop_sequence", by_text ? Json(end.stop_string) : Json(nullptr)}};
   }
@@ -254,7 +257,8 @@ ApiResult<GenerationSpec> read_anthropic_request(const Json& body, const ServedM
   if (const Json* thinking = fields.value("thinking");
       thinking != nullptr && string_member(*thinking, "type") != "disabled" &&
       !model.thinking_format().has_value()) {
-    fields.fail(not_supported("thinking", "'thinking': this model does not think before it answers"));
+    fields.fail(
+        not_supported("thinking", "'thinking': this model does not think before it answers"));
   }
   if (fields.error().has_value()) return *fields.error();
   ApiResult<Json> conversation = messages_to_conversation(body);

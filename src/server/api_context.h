@@ -77,7 +77,7 @@ class ApiContext {
   int watchers = 0;  // of the cache
   bool is_draining = false;
   std::chrono::milliseconds request_timeout{0};  // of every request; 0: none
-  WorkQueue work;  // last: its threads use the rest
+  WorkQueue work;                                // last: its threads use the rest
 };
 
 }  // namespace quipu

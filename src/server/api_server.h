@@ -24,7 +24,7 @@ struct ApiServerConfig {
   // server without keys against web pages that point a name of theirs at this machine.
   std::optional<std::vector<std::string>> allowed_hosts;
   int work_threads = 2;
-  bool open_metrics = false;  // /metrics needs no key
+  bool open_metrics = false;                     // /metrics needs no key
   std::chrono::milliseconds request_timeout{0};  // of every request; 0: none
 };
 

@@ -1,4 +1,5 @@
-// Conversations: messages as clients write them, to the prompt that the model's template makes of them.
+// Conversations: messages as clients write them, to the prompt that the model's template makes of
+// them.
 #include <xxhash.h>
 
 #include "server/generation_spec.h"
@@ -140,8 +141,7 @@ std::string plain_call(const Json& call) {
 Json plain_messages(const Json& messages, const ToolRequest& tools) {
   Json plain = Json::array();
   if (tools.may_call()) {
-    std::string text =
-        "You can call tools. Each line here describes one, as JSON:\n";
+    std::string text = "You can call tools. Each line here describes one, as JSON:\n";
     for (const Json& tool : tools.list) text += dump(tool["function"]) + "\n";
     text +=
         "To call a tool, answer with its name and its arguments between these marks:\n"
@@ -152,8 +152,8 @@ Json plain_messages(const Json& messages, const ToolRequest& tools) {
     const std::string role = string_member(message, "role");
     Json next = {{"role", role}, {"content", message["content"]}};
     if (role == "system" && !plain.empty() && plain.size() == 1 && tools.may_call()) {
-      plain[0]["content"] = string_member(message, "content") + "\n\n" +
-                            plain[0]["content"].get<std::string>();
+      plain[0]["content"] =
+          string_member(message, "content") + "\n\n" + plain[0]["content"].get<std::string>();
       continue;
     }
     if (role == "tool" || role == "function") {
@@ -208,9 +208,10 @@ std::optional<ApiError> read_conversation(const Json& body, const ServedModel& m
                                           GenerationSpec& spec) {
   if (spec.tools.use == ToolRequest::Use::kAuto &&
       model.tool_format().family == ToolFamily::kUnknown) {
-    return not_supported("tools",
-                         "this model's own way to call tools is not known to this version of quipu; "
-                         "'tool_choice' 'required' or with a name works");
+    return not_supported(
+        "tools",
+        "this model's own way to call tools is not known to this version of quipu; "
+        "'tool_choice' 'required' or with a name works");
   }
   ApiResult<std::string> text = render_messages(body, spec.tools, model);
   if (auto* error = std::get_if<ApiError>(&text)) return std::move(*error);

@@ -98,9 +98,9 @@ void refuse_field(Fields& fields, const char* name, std::string_view what) {
 constexpr std::string_view kNotYet = "is not supported by this version of quipu";
 
 void refuse_what_is_missing(Fields& fields) {
-  refuse_fields(fields, {"functions", "function_call", "audio", "prediction",
-                         "web_search_options", "chat_template", "continue_final_message",
-                         "use_beam_search", "prompt_logprobs", "kv_transfer_params", "lora"});
+  refuse_fields(fields, {"functions", "function_call", "audio", "prediction", "web_search_options",
+                         "chat_template", "continue_final_message", "use_beam_search",
+                         "prompt_logprobs", "kv_transfer_params", "lora"});
   if (const Json* modalities = fields.value("modalities");
       modalities != nullptr && *modalities != Json::array({"text"}))
     fields.fail(not_supported("modalities", "'modalities' other than [\"text\"] is not supported"));
@@ -218,7 +218,8 @@ std::optional<ApiError> constrain_output(const ServedModel& model, GenerationSpe
   if (source.has_value()) {
     Result<std::shared_ptr<const Constraint>> constraint = model.constrain(*source);
     if (!constraint.ok())
-      return constraint_error(constraint.status(), spec.tools.may_call() ? "tools" : spec.answer.param);
+      return constraint_error(constraint.status(),
+                              spec.tools.may_call() ? "tools" : spec.answer.param);
     spec.params.constraint = std::move(*constraint);
   }
   OutputLayout layout;

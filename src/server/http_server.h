@@ -1,8 +1,8 @@
 // HttpServer: HTTP/1.1 on one thread: keep-alive, limits, server-sent events, graceful draining.
 //
 // Everything a client can do is bounded: connections, bytes and time of a header, bytes and time of
-// a body, of a TLS handshake, time without a request, time to take what was sent. A client that closes its connection,
-// or only its sending side, while an answer is under way counts as gone.
+// a body, of a TLS handshake, time without a request, time to take what was sent. A client that
+// closes its connection, or only its sending side, while an answer is under way counts as gone.
 // THREADS: run() is the server's thread; post(), stop() from any.
 #pragma once
 

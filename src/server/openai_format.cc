@@ -99,7 +99,8 @@ class ChatFormat : public OpenAiFormat {
     bool first = true;
     for (const OutputPiece& piece : pieces) {
       Json chunk = delta(choice, piece_delta(piece, choice.index));
-      if (first && wants_logprobs()) chunk["logprobs"] = chat_logprobs(tokenizer(), update.logprobs);
+      if (first && wants_logprobs())
+        chunk["logprobs"] = chat_logprobs(tokenizer(), update.logprobs);
       first = false;
       add_chunk(std::move(chunk), events);
     }
@@ -247,8 +248,8 @@ std::vector<OutputPiece> pieces_of(const ReplyContext& context, const Generation
 }
 
 std::string call_id(std::string_view prefix, const std::string& reply_id, int choice, size_t call) {
-  return fmt::format("{}{}_{}_{}", prefix, reply_id.substr(reply_id.find_first_of("-_") + 1), choice,
-                     call);
+  return fmt::format("{}{}_{}_{}", prefix, reply_id.substr(reply_id.find_first_of("-_") + 1),
+                     choice, call);
 }
 
 OutputMessage message_of(const ReplyContext& context, const GenerationUpdate& all,

@@ -72,8 +72,7 @@ class ResponsesFormat : public ReplyFormat {
   }
 
   void add_end(const std::vector<Choice>&, std::string& events) override {
-    if (output_.empty() && !open_.has_value())
-      open_item({OutputPiece::Kind::kContent, ""}, events);
+    if (output_.empty() && !open_.has_value()) open_item({OutputPiece::Kind::kContent, ""}, events);
     close_item(is_complete(*end_) ? "completed" : "incomplete", events);
     add(is_complete(*end_) ? "response.completed" : "response.incomplete",
         {{"response", finished(output_, *end_)}}, events);
@@ -121,7 +120,8 @@ class ResponsesFormat : public ReplyFormat {
   // An item for the piece, unless the one that is open takes it.
   void open_item(const OutputPiece& piece, std::string& events) {
     using Kind = OutputPiece::Kind;
-    if (piece.kind == Kind::kArguments || (open_ == piece.kind && piece.kind != Kind::kCall)) return;
+    if (piece.kind == Kind::kArguments || (open_ == piece.kind && piece.kind != Kind::kCall))
+      return;
     close_item("completed", events);
     open_ = piece.kind;
     text_.clear();
@@ -211,12 +211,8 @@ class ResponsesFormat : public ReplyFormat {
   }
 
   static Json call_item(const char* status, const OutputMessage::Call& call) {
-    return {{"id", "fc_" + call.id},
-            {"type", "function_call"},
-            {"status", status},
-            {"call_id", call.id},
-            {"name", call.name},
-            {"arguments", call.arguments}};
+    return {{"id", "fc_" + call.id}, {"type", "function_call"}, {"status", status},
+            {"call_id", call.id},    {"name", call.name},       {"arguments", call.arguments}};
   }
 
   const char* tool_choice() const {
@@ -299,8 +295,8 @@ ApiResult<GenerationSpec> read_responses_request(const Json& body, const ServedM
       fields.integer("max_output_tokens", 1, kNoTokenLimit).value_or(kNoTokenLimit);
   spec.tools = read_tools(fields, ToolDialect::kResponses);
   read_reasoning_format(fields, spec);
-  refuse_fields(fields, {"previous_response_id", "conversation", "background", "prompt",
-                         "include", "top_logprobs"});
+  refuse_fields(fields, {"previous_response_id", "conversation", "background", "prompt", "include",
+                         "top_logprobs"});
   if (const Json* text = fields.value("text")) {
     const auto format = text->is_object() ? text->find("format") : text->end();
     if (text->is_object() && format != text->end() && !format->is_null())

@@ -14,8 +14,8 @@ constexpr size_t kToolNameBytesMax = 128;
 bool is_tool_name(const std::string& name) {
   return !name.empty() && name.size() <= kToolNameBytesMax &&
          std::all_of(name.begin(), name.end(), [](unsigned char c) {
-           return std::isalnum(c) != 0 || std::string_view("_-.:/").find(static_cast<char>(c)) !=
-                                              std::string_view::npos;
+           return std::isalnum(c) != 0 ||
+                  std::string_view("_-.:/").find(static_cast<char>(c)) != std::string_view::npos;
          });
 }
 
@@ -51,10 +51,11 @@ class ToolReader {
     const bool is_function =
         dialect_ == ToolDialect::kAnthropic ? type.empty() || type == "custom" : type == "function";
     if (tool.is_object() && !type.empty() && !is_function) {
-      fields_.fail(not_supported(
-          path + ".type", fmt::format("'{}.type' is '{}'; this server runs no tools of its own, and "
-                                      "takes functions only",
-                                      path, type)));
+      fields_.fail(
+          not_supported(path + ".type",
+                        fmt::format("'{}.type' is '{}'; this server runs no tools of its own, and "
+                                    "takes functions only",
+                                    path, type)));
       return;
     }
     const bool nested = dialect_ == ToolDialect::kChat;
@@ -81,13 +82,13 @@ class ToolReader {
     const auto given = function.find(member);
     const Json schema = given != function.end() ? *given : Json(nullptr);
     if (!schema.is_null() && !schema.is_object())
-      fail(place + "." + member, fmt::format("'{}.{}' is {}; expected a schema", place, member,
-                                             json_kind(schema)));
-    Json description = {{"name", name},
-                        {"description", string_member(function, "description")},
-                        {"parameters", schema.is_null() ? Json{{"type", "object"},
-                                                               {"properties", Json::object()}}
-                                                        : schema}};
+      fail(place + "." + member,
+           fmt::format("'{}.{}' is {}; expected a schema", place, member, json_kind(schema)));
+    Json description = {
+        {"name", name},
+        {"description", string_member(function, "description")},
+        {"parameters",
+         schema.is_null() ? Json{{"type", "object"}, {"properties", Json::object()}} : schema}};
     request_.list.push_back({{"type", "function"}, {"function", std::move(description)}});
     request_.choices.push_back({name, schema, fmt::format("{}.{}", place, member)});
   }
@@ -140,8 +141,8 @@ class ToolReader {
     const auto found = std::find_if(request_.choices.begin(), request_.choices.end(),
                                     [&](const ToolChoice& tool) { return tool.name == name; });
     if (found == request_.choices.end())
-      return fail("tool_choice", fmt::format("'tool_choice' names '{}', which is none of the tools",
-                                             name));
+      return fail("tool_choice",
+                  fmt::format("'tool_choice' names '{}', which is none of the tools", name));
     request_.choices = {*found};
     request_.parallel = false;
   }

@@ -1,5 +1,5 @@
-// Constraint: what an output may be, followed token by token. Compiled from a JSON schema, a regular
-// expression, a grammar or a list of choices against the bytes of a tokenizer's vocabulary.
+// Constraint: what an output may be, followed token by token. Compiled from a JSON schema, a
+// regular expression, a grammar or a list of choices against the bytes of a tokenizer's vocabulary.
 //
 // Sources are untrusted: their size, the work of compiling and the work for each token are limited,
 // and what of a schema cannot be enforced is refused with its place, not ignored.
@@ -24,9 +24,9 @@ namespace quipu {
 
 enum class ConstraintKind {
   kJsonSchema,
-  kRegex,  // of the whole output, in the syntax of Rust's regex crate
-  kLark,   // llguidance's variant of Lark grammars; `start` is the whole output
-  kGbnf,   // llama.cpp's grammars; `root` is the whole output
+  kRegex,   // of the whole output, in the syntax of Rust's regex crate
+  kLark,    // llguidance's variant of Lark grammars; `start` is the whole output
+  kGbnf,    // llama.cpp's grammars; `root` is the whole output
   kChoice,  // a JSON array of strings
   // Thinking, then an answer in a form of its own, or text with calls of tools (tool_format.h).
   kStructure,
@@ -77,16 +77,16 @@ class ConstraintCompiler {
   ConstraintCompiler& operator=(const ConstraintCompiler&) = delete;
 
   // The first call takes longer: it arranges the vocabulary (0.1 s for 150,000 tokens).
-  // ERRORS: kInvalidArgument (not JSON, a syntax error, nothing is allowed), kUnsupported (the place
-  // and name of a keyword, format or reference), kResourceExhausted (a limit), kUnsupported for a
-  // vocabulary without a token that ends a text.
+  // ERRORS: kInvalidArgument (not JSON, a syntax error, nothing is allowed), kUnsupported (the
+  // place and name of a keyword, format or reference), kResourceExhausted (a limit), kUnsupported
+  // for a vocabulary without a token that ends a text.
   Result<Constraint> compile(const ConstraintSource& source);
 
  private:
   Status prepare();
 
   const Tokenizer& tokenizer_;
-  std::mutex mutex_;  // while vocabulary_ is made
+  std::mutex mutex_;                       // while vocabulary_ is made
   QuipuVocabulary* vocabulary_ = nullptr;  // OWNS: freed by the destructor
 };
 

@@ -97,9 +97,8 @@ TEST_P(ConstraintOf, HoldsForEveryKindOfVocabulary) {
   const fs::path path = kData / GetParam();
   if (!fs::exists(path)) GTEST_SKIP() << "not there, skipped: " << path;
   Result<std::unique_ptr<Tokenizer>> tokenizer =
-      path.extension() == ".gguf"
-          ? Tokenizer::from_spec(test::read_gguf_spec(path.string()))
-          : Tokenizer::from_hf_directory(path);
+      path.extension() == ".gguf" ? Tokenizer::from_spec(test::read_gguf_spec(path.string()))
+                                  : Tokenizer::from_hf_directory(path);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
   expect_constrains(**tokenizer);
 }

@@ -58,8 +58,8 @@ bool OutputParser::advance(Pieces& pieces) {
       return take_up_to(layout_.calls.has_value() ? layout_.calls->begin.text : "",
                         OutputPiece::Kind::kContent, State::kBeforeName, pieces);
     case State::kBeforeName: {
-      const std::string before = (layout_.calls->marks_each ? "" : layout_.calls->open) +
-                                 layout_.calls->before_name;
+      const std::string before =
+          (layout_.calls->marks_each ? "" : layout_.calls->open) + layout_.calls->before_name;
       if (pending_.size() < before.size()) return false;
       pending_.erase(0, before.size());
       state_ = State::kName;

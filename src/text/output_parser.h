@@ -25,8 +25,8 @@ struct OutputPiece {
 // What an output may be made of.
 struct OutputLayout {
   std::optional<ThinkingFormat> thinking;
-  bool thinking_open = false;          // the output begins inside of it
-  std::optional<ToolFormat> calls;     // the output may have calls
+  bool thinking_open = false;       // the output begins inside of it
+  std::optional<ToolFormat> calls;  // the output may have calls
 };
 
 class OutputParser {
@@ -37,8 +37,8 @@ class OutputParser {
                                                                      : State::kStart),
         skip_space_(state_ == State::kThinking) {}
 
-  // Appends what `delta` completes; what may be the beginning of a mark is held back. A piece of the
-  // same kind as the last one of `pieces` (but kCall) joins it.
+  // Appends what `delta` completes; what may be the beginning of a mark is held back. A piece of
+  // the same kind as the last one of `pieces` (but kCall) joins it.
   void push(std::string_view delta, std::vector<OutputPiece>& pieces);
   // Appends what was held back: the output is over.
   void finish(std::vector<OutputPiece>& pieces);
@@ -61,7 +61,7 @@ class OutputParser {
   State state_;
   std::string pending_;
   bool skip_space_;  // white space behind a mark
-  int depth_ = 0;            // of brackets in the arguments
+  int depth_ = 0;    // of brackets in the arguments
   bool in_string_ = false, escaped_ = false;
 };
 

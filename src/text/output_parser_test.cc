@@ -20,7 +20,8 @@ std::string show(const std::vector<OutputPiece>& pieces) {
                                              {Kind::kCall, "call"},
                                              {Kind::kArguments, "with"}};
   std::string text;
-  for (const OutputPiece& piece : pieces) text += fmt::format("[{} {}]", names.at(piece.kind), piece.text);
+  for (const OutputPiece& piece : pieces)
+    text += fmt::format("[{} {}]", names.at(piece.kind), piece.text);
   return text;
 }
 
@@ -62,17 +63,21 @@ constexpr const char* kHermes = "{% if tools %}<tool_call> {\"name\": n, \"argum
 
 OutputLayout hermes(bool thinking_open = false) {
   const auto tokenizer = tokenizer_with(kHermes);
-  return {ThinkingFormat{{"<think>", {}}, {"</think>", {}}}, thinking_open, tool_format_of(*tokenizer)};
+  return {ThinkingFormat{{"<think>", {}}, {"</think>", {}}}, thinking_open,
+          tool_format_of(*tokenizer)};
 }
 
 TEST(OutputParser, TellsThinkingTextAndCallsApart) {
-  const std::string call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\\\"{\"}}\n</tool_call>";
+  const std::string call =
+      "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\\\"{\"}}\n</tool_call>";
   EXPECT_EQ(parse(hermes(), "hello < you"), "[say hello < you]");
-  EXPECT_EQ(parse(hermes(), "<think>\nhm <b>\n</think>\n\nhello \n"), "[think hm <b>][say hello \n]");
+  EXPECT_EQ(parse(hermes(), "<think>\nhm <b>\n</think>\n\nhello \n"),
+            "[think hm <b>][say hello \n]");
   EXPECT_EQ(parse(hermes(), "so:\n" + call), "[say so:][call add][with {\"a\": \"}\\\"{\"}]");
   EXPECT_EQ(parse(hermes(), call + "\n" + call),
             "[call add][with {\"a\": \"}\\\"{\"}][call add][with {\"a\": \"}\\\"{\"}]");
-  EXPECT_EQ(parse(hermes(true), "hm</think>" + call), "[think hm][call add][with {\"a\": \"}\\\"{\"}]");
+  EXPECT_EQ(parse(hermes(true), "hm</think>" + call),
+            "[think hm][call add][with {\"a\": \"}\\\"{\"}]");
   EXPECT_EQ(parse(hermes(true), "never ends"), "[think never ends]");
   EXPECT_EQ(parse(hermes(), "<think"), "[say <think]");
   EXPECT_EQ(parse(hermes(), call.substr(0, 50)), "[call add][with {\"a\": \"}\\]");
@@ -82,7 +87,9 @@ TEST(OutputParser, TellsThinkingTextAndCallsApart) {
 TEST(OutputParser, ReadsMistralsAndLlamasCalls) {
   const auto mistral = tokenizer_with("{% if tools %}[TOOL_CALLS] {{ tools }}");
   OutputLayout layout{{}, false, tool_format_of(*mistral)};
-  EXPECT_EQ(parse(layout, "[TOOL_CALLS][{\"name\": \"a\", \"arguments\": {}}, {\"name\": \"b\", \"arguments\": {\"x\": [1]}}]"),
+  EXPECT_EQ(parse(layout,
+                  "[TOOL_CALLS][{\"name\": \"a\", \"arguments\": {}}, {\"name\": \"b\", "
+                  "\"arguments\": {\"x\": [1]}}]"),
             "[call a][with {}][call b][with {\"x\": [1]}]");
   EXPECT_EQ(layout.calls->begin.token, TokenId{2});
   const auto newer = tokenizer_with("{% if tools %}[TOOL_CALLS] {{ tools }}[ARGS]");
@@ -91,12 +98,14 @@ TEST(OutputParser, ReadsMistralsAndLlamasCalls) {
             "[say ok][call a][with {\"x\": 1}][call b][with {}]");
   const auto llama = tokenizer_with("<|start_header_id|> tools {\"name\": n, \"parameters\": p}");
   layout.calls = tool_format_of(*llama);
-  EXPECT_EQ(parse(layout, "{\"name\": \"a\", \"parameters\": {\"x\": 1}}"), "[call a][with {\"x\": 1}]");
+  EXPECT_EQ(parse(layout, "{\"name\": \"a\", \"parameters\": {\"x\": 1}}"),
+            "[call a][with {\"x\": 1}]");
 }
 
 // Templates as models come with them.
 TEST(ToolFormat, IsFoundFromPublishedTemplates) {
-  const std::filesystem::path folder = std::filesystem::path(QUIPU_SHARED_DIR) / "data/templates/models";
+  const std::filesystem::path folder =
+      std::filesystem::path(QUIPU_SHARED_DIR) / "data/templates/models";
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << "not there, skipped: " << folder;
   const auto family = [&](const std::string& name) {
     std::ifstream file(folder / (name + ".jinja"));
@@ -105,15 +114,18 @@ TEST(ToolFormat, IsFoundFromPublishedTemplates) {
     EXPECT_FALSE(text.str().empty()) << name;
     return tool_format_of(*tokenizer_with(text.str())).family;
   };
-  for (const char* name : {"Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B", "ibm-granite-granite-4.0",
-                           "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use"})
+  for (const char* name :
+       {"Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B", "ibm-granite-granite-4.0",
+        "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
+        "NousResearch-Hermes-3-Llama-3.1-8B-tool_use"})
     EXPECT_EQ(family(name), ToolFamily::kHermes) << name;
   for (const char* name : {"meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct",
                            "meta-llama-Llama-3.3-70B-Instruct"})
     EXPECT_EQ(family(name), ToolFamily::kLlama3) << name;
   EXPECT_EQ(family("mistralai-Mistral-Nemo-Instruct-2407"), ToolFamily::kMistral);
   EXPECT_EQ(family("Mistral-Small-3.2-24B-Instruct-2506"), ToolFamily::kMistralArgs);
-  for (const char* name : {"Qwen3-Coder", "GLM-4.6", "MiniMax-M2", "openai-gpt-oss-120b", "Kimi-K2-Instruct"})
+  for (const char* name :
+       {"Qwen3-Coder", "GLM-4.6", "MiniMax-M2", "openai-gpt-oss-120b", "Kimi-K2-Instruct"})
     EXPECT_EQ(family(name), ToolFamily::kUnknown) << name;
   for (const char* name : {"google-gemma-2-2b-it", "microsoft-Phi-3.5-mini-instruct"})
     EXPECT_EQ(family(name), ToolFamily::kPlain) << name;

@@ -1,10 +1,9 @@
 // ToolFormat: how a family of models writes that it wants tools to be called, and how it thinks.
 // Found out from the chat template that comes with the model.
 //
-// What a request allows of it becomes one constraint (output_structure()), and what comes out is told
-// apart by an OutputParser, which can rely on the constraint: a call that began is one that follows
-// its tool's schema.
-// THREADS: plain values.
+// What a request allows of it becomes one constraint (output_structure()), and what comes out is
+// told apart by an OutputParser, which can rely on the constraint: a call that began is one that
+// follows its tool's schema. THREADS: plain values.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -27,12 +26,12 @@ struct OutputMark {
 };
 
 enum class ToolFamily {
-  kPlain,      // the template takes no tools: they are told in a system message, called as in kHermes
-  kHermes,     // <tool_call> JSON </tool_call>: Hermes, Qwen 2.5 and 3, Granite 4
-  kLlama3,     // {"name": ..., "parameters": ...}
-  kMistral,    // [TOOL_CALLS][{"name": ..., "arguments": ...}, ...]
+  kPlain,    // the template takes no tools: they are told in a system message, called as in kHermes
+  kHermes,   // <tool_call> JSON </tool_call>: Hermes, Qwen 2.5 and 3, Granite 4
+  kLlama3,   // {"name": ..., "parameters": ...}
+  kMistral,  // [TOOL_CALLS][{"name": ..., "arguments": ...}, ...]
   kMistralArgs,  // [TOOL_CALLS]name[ARGS]{...}
-  kUnknown,    // the template takes tools and teaches a way to call them that is not known here
+  kUnknown,      // the template takes tools and teaches a way to call them that is not known here
 };
 
 // begin [open] before_name NAME after_name ARGUMENTS after_arguments [between ...] [close] end
@@ -45,7 +44,8 @@ struct ToolFormat {
   OutputMark after_name;
   std::string after_arguments;
   bool can_call_many = true;  // in one output
-  bool short_ids = false;     // ids of calls have nine letters and digits, or the template refuses them
+  bool short_ids =
+      false;  // ids of calls have nine letters and digits, or the template refuses them
 };
 
 ToolFormat tool_format_of(const Tokenizer& tokenizer);

@@ -11,7 +11,8 @@ struct WebAsset {
   std::string_view content_type;
   std::string_view etag;  // quoted, from the content's SHA-256
   std::string_view content;
-  // The same in gzip's form, which is another representation and so has another tag (RFC 9110, 8.8.3).
+  // The same in gzip's form, which is another representation and so has another tag (RFC
+  // 9110, 8.8.3).
   std::string_view gzip_etag;
   std::string_view gzip;
 };

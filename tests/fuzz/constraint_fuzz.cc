@@ -1,5 +1,5 @@
-// Any bytes as the source of a constraint: it compiles or says why not, in bounded time and memory, and
-// what compiled can be followed. The first byte chooses the kind.
+// Any bytes as the source of a constraint: it compiles or says why not, in bounded time and memory,
+// and what compiled can be followed. The first byte chooses the kind.
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>

@@ -186,8 +186,8 @@ TEST_P(EncoderDecoder, PiecesThreadsAndNoCacheChangeNoBit) {
     const Outcome expected = alone(loaded, {.kv_format = format}, greedy_count());
     EXPECT_TRUE(same_outcome(alone(pieces, {.kv_format = format}, greedy_count()), expected))
         << kv_format_name(format) << ", pieces, two threads";
-    EXPECT_TRUE(
-        same_outcome(alone(loaded, {.kv_format = format, .keep_kv = false}, greedy_count()), expected))
+    EXPECT_TRUE(same_outcome(alone(loaded, {.kv_format = format, .keep_kv = false}, greedy_count()),
+                             expected))
         << kv_format_name(format) << ", without a cache";
   }
   ModelRun whole(loaded, {}), cut(loaded, {.prefill_chunk_max = 7});
@@ -270,7 +270,8 @@ TEST_P(EncodedInputs, EqualInputsAreEncodedOnce) {
   EXPECT_EQ(run.outcome(3).stats.cached_input_tokens, tokens);
   EXPECT_EQ(run.outcome(4).stats.cached_input_tokens, 0) << "tenants share nothing";
   EXPECT_EQ(run.outcome(1).stats.input_tokens, tokens);
-  for (const int64_t id : {2, 3, 4}) EXPECT_TRUE(same_outcome(run.outcome(id), run.outcome(1))) << id;
+  for (const int64_t id : {2, 3, 4})
+    EXPECT_TRUE(same_outcome(run.outcome(id), run.outcome(1))) << id;
 }
 
 // A decoder prefix is worth nothing behind another input, whatever its tokens.

@@ -34,7 +34,8 @@ TileMean tile_mean(const AttentionJob& job, const AttentionUnit& unit, int32_t p
 
 void ask_for_mean(const AttentionJob& job, const AttentionUnit& unit, int32_t position) {
   const TileMean mean = tile_mean(job, unit, position);
-  for (size_t i = 0; i < job.view.layout.key_mean_bytes; i += 64) __builtin_prefetch(mean.codes + i);
+  for (size_t i = 0; i < job.view.layout.key_mean_bytes; i += 64)
+    __builtin_prefetch(mean.codes + i);
   __builtin_prefetch(mean.scale);
 }
 
@@ -108,9 +109,17 @@ void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int chu
     const int dim = std::min(kValueGroup, layout.value_dim - static_cast<int>(first_dim));
     float* out = w.part_values + first_dim;
     for (size_t r = 0; r < rows; ++r) {
-      WeightBytesArgs args{w.scores + r * kChunk, scales, minima, w.begin[r], w.end[r],
-                           first * kLanes, last * kLanes, w.weight_bytes + r,
-                           w.weight_scales + r, rows, 0.0f};
+      WeightBytesArgs args{w.scores + r * kChunk,
+                           scales,
+                           minima,
+                           w.begin[r],
+                           w.end[r],
+                           first * kLanes,
+                           last * kLanes,
+                           w.weight_bytes + r,
+                           w.weight_scales + r,
+                           rows,
+                           0.0f};
       job.codes.weight_bytes(args);
       float* row = out + r * job.value_stride;
       std::fill(row, row + round_up(static_cast<uint64_t>(dim), kLanes), args.minimum_sum);

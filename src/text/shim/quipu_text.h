@@ -42,11 +42,11 @@ enum {
 /* What the source of a constraint is. */
 enum {
   QUIPU_CONSTRAINT_JSON_SCHEMA = 0,
-  QUIPU_CONSTRAINT_REGEX = 1,     /* of the whole output */
-  QUIPU_CONSTRAINT_LARK = 2,      /* llguidance's variant of Lark */
-  QUIPU_CONSTRAINT_GBNF = 3,      /* llama.cpp's grammars */
-  QUIPU_CONSTRAINT_CHOICE = 4,    /* a JSON array of strings */
-  QUIPU_CONSTRAINT_STRUCTURE = 5  /* parts, as JSON (structure.rs) */
+  QUIPU_CONSTRAINT_REGEX = 1,    /* of the whole output */
+  QUIPU_CONSTRAINT_LARK = 2,     /* llguidance's variant of Lark */
+  QUIPU_CONSTRAINT_GBNF = 3,     /* llama.cpp's grammars */
+  QUIPU_CONSTRAINT_CHOICE = 4,   /* a JSON array of strings */
+  QUIPU_CONSTRAINT_STRUCTURE = 5 /* parts, as JSON (structure.rs) */
 };
 
 typedef struct QuipuTokenizer QuipuTokenizer;
@@ -155,8 +155,8 @@ int32_t quipu_template_render(const QuipuTemplate* chat_template, QuipuBytes con
 
 void quipu_template_free(QuipuTemplate* chat_template);
 
-/* What compiling constraints needs of a tokenizer, which may end before it. `ends`: the ids that end
- * a text. */
+/* What compiling constraints needs of a tokenizer, which may end before it. `ends`: the ids that
+ * end a text. */
 int32_t quipu_vocabulary_create(const QuipuTokenizer* tokenizer, const uint32_t* ends,
                                 size_t ends_count, QuipuVocabulary** out, QuipuBuffer* error);
 
