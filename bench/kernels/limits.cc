@@ -1,5 +1,7 @@
 #include "limits.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 
 namespace quipu::bench {
@@ -46,6 +48,24 @@ void report(benchmark::State& state, const char* unit, double work, double limit
   state.counters[unit] = benchmark::Counter(work, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["share"] =
       benchmark::Counter(work / limit, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void run_beside_reads(benchmark::State& state, double bytes, const std::function<void()>& round) {
+  static ReadMeter meter(limits().threads);
+  std::vector<double> shares;
+  for (auto _ : state) {
+    const double read = meter.read_once();
+    const auto start = std::chrono::steady_clock::now();
+    round();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    state.SetIterationTime(time.count());
+    shares.push_back(bytes / time.count() / read);
+  }
+  std::nth_element(shares.begin(), shares.begin() + static_cast<ptrdiff_t>(shares.size() / 2),
+                   shares.end());
+  state.counters["bytes/s"] =
+      benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["share"] = shares[shares.size() / 2];
 }
 
 }  // namespace quipu::bench

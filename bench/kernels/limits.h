@@ -6,6 +6,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -29,5 +30,9 @@ std::vector<float> random_floats(size_t n, uint64_t seed);
 
 // Adds rate and share counters: `work` per iteration against `limit` per second.
 void report(benchmark::State& state, const char* unit, double work, double limit);
+
+// Runs `round`, which reads `bytes` of memory, with a plain read before each: the rate is that of
+// the rounds, the share the median of round against read. REQUIRES: the benchmark uses manual time.
+void run_beside_reads(benchmark::State& state, double bytes, const std::function<void()>& round);
 
 }  // namespace quipu::bench

@@ -26,8 +26,10 @@ double peak_for(DType dtype) {
   return dtype == DType::kBF16 ? peaks.bf16_flops : peaks.int8_ops;
 }
 
+enum class Bound { kMemory, kCache, kProducts };
+
 void run_layers(benchmark::State& state, DType dtype, int64_t rows, int64_t columns, size_t layers,
-                size_t tokens, bool memory_bound) {
+                size_t tokens, Bound bound) {
   const auto stored = stored_matrix(dtype, rows, columns);
   std::vector<std::unique_ptr<LinearWeight>> weights;
   for (size_t i = 0; i < layers; ++i) {
@@ -36,24 +38,28 @@ void run_layers(benchmark::State& state, DType dtype, int64_t rows, int64_t colu
   const auto x = random_floats(tokens * static_cast<size_t>(columns), 2);
   std::vector<float> y(tokens * static_cast<size_t>(rows));
   double bytes = 0;
-  for (auto _ : state) {
-    bytes = 0;
+  for (const auto& weight : weights) bytes += static_cast<double>(weight->bytes());
+  const auto round = [&] {
     for (const auto& weight : weights) {
       const LinearOutput output{weight.get(), nullptr, y.data(), static_cast<size_t>(rows),
                                 LinearStore::kSet};
       backend().linear({x.data(), static_cast<size_t>(columns), tokens, {&output, 1}});
-      bytes += static_cast<double>(weight->bytes());
     }
     benchmark::ClobberMemory();
-  }
+  };
   const double operations = 2.0 * static_cast<double>(rows) * static_cast<double>(columns) *
                             static_cast<double>(tokens) * static_cast<double>(layers);
-  if (memory_bound) {
-    report(state, "bytes/s", bytes, limits().read_bytes);
-    state.counters["ops/s"] =
-        benchmark::Counter(operations, benchmark::Counter::kIsIterationInvariantRate);
-  } else {
-    report(state, "ops/s", operations, peak_for(dtype));
+  switch (bound) {
+    case Bound::kMemory: run_beside_reads(state, bytes, round); break;
+    case Bound::kCache:
+      for (auto _ : state) round();
+      state.counters["bytes/s"] =
+          benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
+      break;
+    case Bound::kProducts:
+      for (auto _ : state) round();
+      report(state, "ops/s", operations, peak_for(dtype));
+      break;
   }
 }
 
@@ -61,12 +67,17 @@ void decode(benchmark::State& state, DType dtype) {
   const int64_t rows = 3072, columns = 1024;
   const size_t bytes = row_bytes(dtype, columns) * rows;
   run_layers(state, dtype, rows, columns, (192u << 20) / bytes + 1,
-             static_cast<size_t>(state.range(0)), true);
+             static_cast<size_t>(state.range(0)), Bound::kMemory);
+}
+
+// One token and weights that stay in L2: what instructions cost where memory costs nothing.
+void decode_cached(benchmark::State& state, DType dtype) {
+  run_layers(state, dtype, 256, 1024, 1, 1, Bound::kCache);
 }
 
 void prefill(benchmark::State& state, DType dtype) {
   run_layers(state, dtype, state.range(1), state.range(2), 1, static_cast<size_t>(state.range(0)),
-             false);
+             Bound::kProducts);
 }
 
 void load(benchmark::State& state, DType dtype) {
@@ -86,8 +97,11 @@ const int registered = [] {
         ->Arg(1)
         ->Arg(4)
         ->Arg(16)
-        ->UseRealTime()
+        ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(("decode_cached/" + name).c_str(), decode_cached, dtype)
+        ->UseRealTime()
+        ->Unit(benchmark::kMicrosecond);
     benchmark::RegisterBenchmark(("prefill/" + name).c_str(), prefill, dtype)
         ->Args({512, 3072, 1024})
         ->Args({512, 1024, 3072})

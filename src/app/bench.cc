@@ -104,15 +104,15 @@ class WorkModel {
   double weight_bytes_, kv_bytes_per_layer_;
 };
 
-double limit_seconds(const Work& work, const MachineLimits& limits, DType weights,
-                     KvFormat format) {
+double limit_seconds(const Work& work, double read_bytes_per_s, const MachineLimits& limits,
+                     DType weights, KvFormat format) {
   double weight_peak = limits.int8_ops;
   if (weights == DType::kF32 || weights == DType::kF16) weight_peak = limits.f32_flops;
   if (weights == DType::kBF16) weight_peak = limits.bf16_flops;
   double kv_peak = limits.int8_ops;
   if (format == KvFormat::kF32) kv_peak = limits.f32_flops;
   if (format == KvFormat::kBF16) kv_peak = limits.bf16_flops;
-  return std::max(work.bytes / limits.read_bytes_per_s,
+  return std::max(work.bytes / read_bytes_per_s,
                   work.linear_ops / weight_peak + work.attention_ops / kv_peak);
 }
 
@@ -136,12 +136,13 @@ void append_tokens(std::vector<TokenId>& tokens, uint64_t seed, uint64_t stream,
 class Bench {
  public:
   Bench(const BenchOptions& options, const Setting& setting, Engine& engine, const Clock& clock,
-        const WorkModel& work_model)
+        const WorkModel& work_model, ReadMeter& reads)
       : options_(options),
         setting_(setting),
         engine_(engine),
         clock_(clock),
         work_model_(work_model),
+        reads_(reads),
         vocabulary_(engine.model().config().vocab_size) {}
 
   Result<BenchRow> measure() {
@@ -155,10 +156,11 @@ class Bench {
     // Once untimed: memory is touched, threads are awake.
     BenchRow ignored;
     QUIPU_RETURN_IF_ERROR(repeat_once(ignored, 0));
-    std::vector<double> seconds;
+    std::vector<double> seconds, reads{reads_.read_once()};
     std::vector<std::vector<double>> token_ms;
     for (int repetition = 1; repetition <= options_.repeat; ++repetition) {
       QUIPU_RETURN_IF_ERROR(repeat_once(row, static_cast<uint64_t>(repetition)));
+      reads.push_back(reads_.read_once());
       seconds.push_back(seconds_);
       token_ms.push_back(token_ms_);
     }
@@ -171,6 +173,7 @@ class Bench {
       row.token_ms.push_back(spread_of(column).median);
     }
     row.bytes = work_.bytes;
+    row.read_bytes_per_s = spread_of(reads).median;
     return row;
   }
 
@@ -309,6 +312,7 @@ class Bench {
   Engine& engine_;
   const Clock& clock_;
   const WorkModel& work_model_;
+  ReadMeter& reads_;
   int64_t vocabulary_;
   // Of the last repetition.
   int64_t prompt_tokens_ = 0;
@@ -431,6 +435,7 @@ Result<BenchReport> run_bench(const BenchOptions& options, const BenchProgress& 
   report.backend = backend->description();
   report.weight_bytes = model->weight_bytes();
 
+  ReadMeter reads(threads);
   const LinearSizes sizes = linear_sizes(*file);
   const std::vector<Setting> settings = settings_of(options);
   for (const Setting& setting : settings) {
@@ -441,10 +446,10 @@ Result<BenchReport> run_bench(const BenchOptions& options, const BenchProgress& 
     QUIPU_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                            make_engine(options, setting, *model, *backend, clock));
     const WorkModel work_model(*model, sizes, setting.kv_format, options.model.block_tokens);
-    Bench bench(options, setting, *engine, clock, work_model);
+    Bench bench(options, setting, *engine, clock, work_model, reads);
     QUIPU_ASSIGN_OR_RETURN(BenchRow row, bench.measure());
-    row.limit_seconds =
-        limit_seconds(bench.work(), report.limits, sizes.commonest, setting.kv_format);
+    row.limit_seconds = limit_seconds(bench.work(), row.read_bytes_per_s, report.limits,
+                                      sizes.commonest, setting.kv_format);
     report.rows.push_back(std::move(row));
   }
   return report;

@@ -9,7 +9,8 @@
 //
 // The limit of a row is the time that the machine needs at least: to read once every byte that the
 // row must read (weights once per step, keys and values of the tokens seen), or to do its
-// multiply-adds at the measured peak of the formats involved, whichever takes longer.
+// multiply-adds at the measured peak of the formats involved, whichever takes longer. The bandwidth
+// of memory may move from minute to minute: each repetition is measured between two plain reads.
 // THREADS: one thread, the engine thread.
 #pragma once
 
@@ -38,7 +39,7 @@ struct BenchOptions {
   double measure_seconds = 0.3;  // for each of the machine's limits
 };
 
-// What the machine reached when it was measured, before anything else ran.
+// What the machine reached at best when it was measured, before anything else ran.
 struct MachineLimits {
   double read_bytes_per_s = 0;
   double int8_ops = 0, bf16_flops = 0, f32_flops = 0;  // per second
@@ -60,6 +61,7 @@ struct BenchRow {
   int64_t cached_tokens = 0;  // of the prompts, found in the cache, in the last repetition
   Spread seconds;             // of one repetition
   double bytes = 0;           // that one repetition must read at least
+  double read_bytes_per_s = 0;  // of the plain reads around the repetitions, the median
   double limit_seconds = 0;   // see above
   uint64_t hash = 0;          // of the output tokens of all repetitions
   // Decode: the median time from each output token of the first sequence to the next, in ms.

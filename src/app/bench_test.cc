@@ -60,7 +60,8 @@ TEST_F(BenchTest, CountsWhatIsComputed) {
     EXPECT_GT(row.seconds.lowest, 0);
     EXPECT_LE(row.seconds.lowest, row.seconds.median);
     EXPECT_LE(row.seconds.median, row.seconds.highest);
-    EXPECT_GT(row.limit_seconds, 0);
+    EXPECT_GT(row.read_bytes_per_s, 0);
+    EXPECT_GE(row.limit_seconds, row.bytes / row.read_bytes_per_s);
     EXPECT_GT(row.bytes, 0);
   }
   EXPECT_GT(report.limits.read_bytes_per_s, 0);

@@ -57,6 +57,7 @@ nlohmann::ordered_json row_to_json(const BenchRow& row) {
         {"lowest", row.seconds.lowest},
         {"highest", row.seconds.highest}}},
       {"bytes_per_s", row.bytes_per_s()},
+      {"read_bandwidth_bytes_per_s", row.read_bytes_per_s},
       {"limit_tokens_per_s", static_cast<double>(row.tokens) / row.limit_seconds},
       {"share_of_limit", row.share_of_limit()},
       {"output_hash", fmt::format("{:016x}", row.hash)}};

@@ -84,7 +84,7 @@ class CpuBackend final : public Backend {
   void synchronise() override {}  // every operation is complete when its call returns
 
   Result<std::unique_ptr<LinearWeight>> load_linear(const TensorView& weight) override {
-    QUIPU_ASSIGN_OR_RETURN(auto packed, PackedWeight::create(weight, pool_, kernels_));
+    QUIPU_ASSIGN_OR_RETURN(auto packed, PackedWeight::create(weight, weights_, pool_, kernels_));
     return std::unique_ptr<LinearWeight>(std::move(packed));
   }
   Result<std::unique_ptr<EmbeddingTable>> load_embedding(const TensorView& table) override {
@@ -128,6 +128,7 @@ class CpuBackend final : public Backend {
   const KernelTable kernels_;
   const CodeKernels& codes_;
   ThreadPool pool_;
+  WeightMemory weights_;
   Scratch scratch_;
   AttentionPlan plan_;
 };

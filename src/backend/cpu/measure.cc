@@ -19,7 +19,7 @@ KernelTable make_kernel_table(Isa isa, const CpuFeatures& features);
 namespace {
 
 // Far larger than any cache.
-constexpr size_t kReadBytes = 512 * kMiB;
+constexpr size_t kReadBytes = 256 * kMiB;
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -41,31 +41,56 @@ double best_rate(double seconds, const Round& round) {
 
 }  // namespace
 
-double measure_read_bandwidth(int threads, double seconds) {
-  const CpuFeatures features = detect_cpu_features();
-  const cpu::KernelTable kernels = cpu::make_kernel_table(features.usable.back(), features);
-  cpu::ThreadPool pool(threads, true);
+struct ReadMeter::State {
+  cpu::KernelTable kernels;
+  cpu::ThreadPool pool;
+  AlignedBuffer buffer;
+  std::vector<uint64_t> sinks;
+
+  State(const CpuFeatures& features, int threads)
+      : kernels(cpu::make_kernel_table(features.usable.back(), features)), pool(threads, true) {}
+
+  // Each thread reads what it wrote first.
+  template <typename Visit>
+  void each_part(const Visit& visit) {
+    const size_t count = kReadBytes / sizeof(uint64_t);
+    pool.run([&](int thread, int n) {
+      const auto first = count * static_cast<size_t>(thread) / static_cast<size_t>(n);
+      const auto last = count * static_cast<size_t>(thread + 1) / static_cast<size_t>(n);
+      visit(thread, buffer.as<uint64_t>() + first, last - first);
+    });
+  }
+};
+
+ReadMeter::ReadMeter(int threads)
+    : state_(std::make_unique<State>(detect_cpu_features(), threads)) {
   auto buffer = AlignedBuffer::allocate(kReadBytes);
   QUIPU_CHECK(buffer.ok(), "{}", buffer.status().message());
-  auto* words = buffer->as<uint64_t>();
-  const size_t count = kReadBytes / sizeof(uint64_t);
-  const auto part = [&](int thread, int n) {
-    const auto first = count * static_cast<size_t>(thread) / static_cast<size_t>(n);
-    const auto last = count * static_cast<size_t>(thread + 1) / static_cast<size_t>(n);
-    return std::pair(first, last - first);
-  };
-  pool.run([&](int thread, int n) {  // first touch by the thread that reads
-    const auto [first, length] = part(thread, n);
-    std::fill_n(words + first, length, static_cast<uint64_t>(thread));
+  state_->buffer = std::move(*buffer);
+  state_->sinks.resize(static_cast<size_t>(threads) * 8);
+  state_->each_part([&](int thread, uint64_t* words, size_t length) {
+    std::fill_n(words, length, static_cast<uint64_t>(thread));
   });
-  std::vector<uint64_t> sinks(static_cast<size_t>(threads) * 8);
-  return best_rate(seconds, [&] {
-    pool.run([&](int thread, int n) {
-      const auto [first, length] = part(thread, n);
-      sinks[static_cast<size_t>(thread) * 8] += kernels.read_words(words + first, length);
-    });
-    return static_cast<double>(kReadBytes);
+}
+
+ReadMeter::~ReadMeter() = default;
+
+double ReadMeter::read_once() {
+  const double start = now_seconds();
+  state_->each_part([&](int thread, const uint64_t* words, size_t length) {
+    state_->sinks[static_cast<size_t>(thread) * 8] += state_->kernels.read_words(words, length);
   });
+  return static_cast<double>(kReadBytes) / (now_seconds() - start);
+}
+
+double measure_read_bandwidth(int threads, double seconds) {
+  ReadMeter meter(threads);
+  double best = 0;
+  const double end = now_seconds() + seconds;
+  do {
+    best = std::max(best, meter.read_once());
+  } while (now_seconds() < end);
+  return best;
 }
 
 CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds) {

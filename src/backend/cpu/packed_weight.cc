@@ -32,10 +32,21 @@ PackTraits pack_traits(DType dtype) {
   QUIPU_CHECK(false, "no packing for type {}", static_cast<int>(dtype));
 }
 
-// Bytes of a whole block of eight groups.
-size_t block_bytes(const PackTraits& traits) {
-  return kSuperGroups * traits.column_bytes +
-         (traits.super_scales ? traits.scale_bytes : kSuperGroups * traits.scale_bytes);
+// Bytes of the scales of a block of so many groups.
+size_t scales_bytes(const PackTraits& traits, size_t groups) {
+  return round_up(traits.scale_bytes * (traits.super_scales ? 1 : groups), 64);
+}
+
+size_t block_bytes(const PackTraits& traits, size_t groups) {
+  return scales_bytes(traits, groups) + groups * traits.column_bytes;
+}
+
+// UNITS: `k` as DotArgs::k.
+size_t tile_bytes(const PackTraits& traits, size_t k) {
+  if (traits.scale_bytes == 0) return round_up(k * traits.column_bytes, 64);
+  const size_t rest = k % kSuperGroups;
+  return k / kSuperGroups * block_bytes(traits, kSuperGroups) +
+         (rest == 0 ? 0 : block_bytes(traits, rest));
 }
 
 const char* pack_name(Pack pack) {
@@ -197,10 +208,10 @@ void pack_quantised_row(DType dtype, const PackTraits& traits, const std::byte* 
   for (size_t g = 0; g < groups; ++g) {
     const Group group = traits.super_scales ? read_k(dtype, row, g) : read_simple(dtype, row, g);
     const size_t in_block = g % kSuperGroups, first = g - in_block;
-    uint8_t* block = tile + first / kSuperGroups * block_bytes(traits);
-    uint8_t* scales = block + std::min<size_t>(kSuperGroups, groups - first) * traits.column_bytes;
-    write_codes(traits.pack, group, lane, block + in_block * traits.column_bytes);
-    write_scales(traits, group, in_block, lane, scales);
+    uint8_t* block = tile + first / kSuperGroups * block_bytes(traits, kSuperGroups);
+    const size_t scales = scales_bytes(traits, std::min<size_t>(kSuperGroups, groups - first));
+    write_scales(traits, group, in_block, lane, block);
+    write_codes(traits.pack, group, lane, block + scales + in_block * traits.column_bytes);
   }
 }
 
@@ -233,7 +244,7 @@ void pack_row(const TensorView& weight, const PackTraits& traits, size_t k, int6
 }  // namespace
 
 Result<std::unique_ptr<PackedWeight>> PackedWeight::create(const TensorView& weight,
-                                                           ThreadPool& pool,
+                                                           WeightMemory& memory, ThreadPool& pool,
                                                            const KernelTable& kernels) {
   if (weight.shape.size() != 2 || weight.shape[0] < 1 || weight.shape[1] < 1) {
     return make_error(ErrorCode::kUnsupported,
@@ -255,14 +266,14 @@ Result<std::unique_ptr<PackedWeight>> PackedWeight::create(const TensorView& wei
   packed->isa_ = kernels.name;
   const PackTraits& traits = packed->traits_;
   packed->k_ = ceil_div(columns, traits.group);
-  const size_t scale_units = traits.super_scales ? packed->k_ / kSuperGroups : packed->k_;
-  packed->tile_bytes_ =
-      round_up(packed->k_ * traits.column_bytes + scale_units * traits.scale_bytes, 64);
-  QUIPU_ASSIGN_OR_RETURN(packed->tiles_, AlignedBuffer::allocate(packed->bytes()));
+  packed->tile_bytes_ = cpu::tile_bytes(traits, packed->k_);
+  QUIPU_ASSIGN_OR_RETURN(auto run, memory.allocate(packed->bytes()));
+  packed->slab_ = std::move(run.slab);
+  packed->tiles_ = reinterpret_cast<uint8_t*>(run.data);
 
   // Each thread packs the tiles it will later read most, so their pages lie near it.
   const size_t tiles = packed->tile_count();
-  auto* bytes = packed->tiles_.as<uint8_t>();
+  uint8_t* bytes = packed->tiles_;
   pool.run([&](int thread, int threads) {
     const size_t first = tiles * static_cast<size_t>(thread) / static_cast<size_t>(threads);
     const size_t last = tiles * static_cast<size_t>(thread + 1) / static_cast<size_t>(threads);

@@ -9,21 +9,23 @@
 //   kBf16   [in_features / 2][16][2] bf16
 //
 // A quantised tile is a run of blocks of n = 8 groups of 32 columns (the last may have fewer), each
-// with its codes and then its scales, so that a matrix is read as one stream:
+// with its scales, filled up to 64 bytes, and then its codes, so that a matrix is read as one
+// stream from front to back: scales behind the codes were a wait for memory in every block.
 //
-//   kU8     [n][8][16][4] u8 | [n] scale[16] f16
-//   kU4     [n][4][16][4] u8 | [n] scale[16] f16
+//   kU8     [n] scale[16] f16 | [n][8][16][4] u8
+//   kU4     [n] scale[16] f16 | [n][4][16][4] u8
 //           byte b of quad j: low nibble column 4 j + b, high nibble column 4 (j + 4) + b
 //   ..Min   the same with [n] { scale[16] f16, minimum[16] f16 }
-//   kU4K    codes as kU4 | d[16] f16, -dmin[16] f16, scale[8][16] u8, minimum[8][16] u8
-//   kU8K    codes as kU8 | the same
-//   kU6K    [8] { nibbles [4][16][4], planes [2][16][4] } | d[16] f16, scale[16][16] i8
+//   kU4K    d[16] f16, -dmin[16] f16, scale[8][16] u8, minimum[8][16] u8 | codes as kU4
+//   kU8K    the same | codes as kU8
+//   kU6K    d[16] f16, scale[16][16] i8 | [8] { nibbles [4][16][4], planes [2][16][4] }
 //           bits 2 i, 2 i + 1 of plane h: the high bits of quad 4 h + i
 //
 // Stored type -> pack: Q8_0 kU8 (zero point 128), Q5_0 kU8 (16), Q5_1 kU8Min, Q4_0 kU4 (8),
 // Q4_1 kU4Min, Q4_K kU4K, Q5_K kU8K, Q6_K kU6K, plain types themselves.
 //
-// OWNS: the packed bytes. THREADS: immutable after packing.
+// OWNS: the packed bytes, with the other weights of their slab (weight_memory.h). THREADS:
+// immutable after packing.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +33,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
-#include "base/aligned_buffer.h"
+#include "backend/cpu/weight_memory.h"
 
 namespace quipu::cpu {
 
@@ -53,7 +55,8 @@ struct PackTraits {
 class PackedWeight final : public LinearWeight {
  public:
   // ERRORS: kUnsupported (not a matrix, no columns), kResourceExhausted.
-  static Result<std::unique_ptr<PackedWeight>> create(const TensorView& weight, ThreadPool& pool,
+  static Result<std::unique_ptr<PackedWeight>> create(const TensorView& weight,
+                                                      WeightMemory& memory, ThreadPool& pool,
                                                       const KernelTable& kernels);
 
   int64_t out_features() const override { return out_features_; }
@@ -66,7 +69,7 @@ class PackedWeight final : public LinearWeight {
   size_t k() const { return k_; }  // UNITS: as DotArgs::k
   size_t tile_count() const { return (static_cast<size_t>(out_features_) + kLanes - 1) / kLanes; }
   size_t tile_bytes() const { return tile_bytes_; }
-  const uint8_t* tile(size_t index) const { return tiles_.as<uint8_t>() + index * tile_bytes_; }
+  const uint8_t* tile(size_t index) const { return tiles_ + index * tile_bytes_; }
   DotFn dot() const { return dot_; }
 
  private:
@@ -77,7 +80,8 @@ class PackedWeight final : public LinearWeight {
   PackTraits traits_{};
   size_t k_ = 0;
   size_t tile_bytes_ = 0;
-  AlignedBuffer tiles_;
+  std::shared_ptr<AlignedBuffer> slab_;
+  uint8_t* tiles_ = nullptr;  // in the slab
   DotFn dot_ = nullptr;
   const char* isa_ = "";
 };

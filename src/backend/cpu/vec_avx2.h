@@ -20,7 +20,7 @@ constexpr int kFloatTiles = block_of(1), kFloatTokens = block_of(6);  // 12 sums
 constexpr int kValueRows = block_of(2), kValueVectors = block_of(2);  // 8 sums of one register
 constexpr int kPeakChains = 6;  // independent sums, to cover the latency of a multiply-add
 constexpr int kFewVectors = block_of(2);  // vectors of weighted values of at most two rows
-constexpr size_t kPrefetchBytes = 1024;
+constexpr size_t kPrefetchBytes = 768;
 
 struct Vec {
   __m256 a, b;

@@ -20,7 +20,7 @@ constexpr int kFloatTiles = block_of(2), kFloatTokens = block_of(8);  // 16 sums
 constexpr int kValueRows = block_of(4), kValueVectors = block_of(4);  // 16 sums
 constexpr int kPeakChains = 12;  // independent sums, to cover the latency of a multiply-add
 constexpr int kFewVectors = block_of(8);  // vectors of weighted values of at most two rows
-constexpr size_t kPrefetchBytes = 1024;
+constexpr size_t kPrefetchBytes = 768;
 
 struct Vec {
   __m512 v;
