@@ -272,7 +272,7 @@ class KvCache {
   struct PromotionPlan;
   PromotionPlan plan_promotion(const SequenceKv& sequence, std::span<const TokenId> tokens,
                                std::span<const TokenId> wanted);
-  void plan_tail(PromotionPlan& plan, const BlockKey& root, std::span<const TokenId> tokens);
+  void plan_tail(PromotionPlan& plan, NodeId root, std::span<const TokenId> tokens);
   void start_loads(Promotion& promotion, int64_t id, const PromotionPlan& plan);
   void publish(Promotion& promotion);
   void store_before_eviction(NodeId node, int group);

@@ -57,6 +57,7 @@ struct KvCache::PromotionPlan {
   int blocks = 0;                          // whole ones
   int64_t tokens = 0;                      // of those and of a tail after them; 0: nothing to gain
   std::vector<std::pair<int, int>> loads;  // (block, group), by block
+  std::vector<std::pair<int, int>> kept;   // the same of what is needed and here already
   std::vector<int> loads_of;               // SHAPE: [groups]
   uint64_t bytes = 0;
 };
@@ -96,15 +97,20 @@ KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
   plan.tokens = static_cast<int64_t>(plan.blocks) * config_.block_tokens;
   plan.keys.resize(static_cast<size_t>(plan.blocks));
   // Where memory has a whole block, a tail has no place.
-  if (plan.path.size() <= plan.keys.size()) plan_tail(plan, index_.key(root), tokens);
+  if (plan.path.size() <= plan.keys.size()) plan_tail(plan, root, tokens);
+  // A tail may end past what may be reused: windows are looked at from where the look-up will end.
+  const int64_t end = std::min(plan.tokens, static_cast<int64_t>(wanted.size()));
   for (int i = 0; i < static_cast<int>(plan.keys.size()); ++i) {
     for (int g = 0; g < num_groups(); ++g) {
       const BlockTable table(config_.block_tokens, lifetime(g));
       const bool needed = i < sink_blocks(lifetime(g), config_.block_tokens) ||
-                          i >= table.first_needed(plan.tokens);
-      const bool in_memory = i < plan.blocks && i < static_cast<int>(plan.path.size()) &&
-                             index_.has_block(plan.path[static_cast<size_t>(i)], g);
-      if (!needed || in_memory) continue;
+                          i >= table.first_needed(end);
+      if (!needed) continue;
+      if (i < plan.blocks && i < static_cast<int>(plan.path.size()) &&
+          index_.has_block(plan.path[static_cast<size_t>(i)], g)) {
+        plan.kept.emplace_back(i, g);
+        continue;
+      }
       plan.loads.emplace_back(i, g);
       ++plan.loads_of[static_cast<size_t>(g)];
       plan.bytes += group_block_bytes(g);
@@ -116,15 +122,21 @@ KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
 // A finished sequence's last block after the plan's whole ones: the longest that the tier has for
 // all groups. Its key says how long it is, so each length is asked for. `tokens`: all of the
 // prompt, since a tail may end with the token that is computed anyway.
-void KvCache::plan_tail(PromotionPlan& plan, const BlockKey& root,
-                        std::span<const TokenId> tokens) {
+void KvCache::plan_tail(PromotionPlan& plan, NodeId root, std::span<const TokenId> tokens) {
   const std::span<const TokenId> rest = tokens.subspan(static_cast<size_t>(plan.tokens));
   std::vector<TierKey> asked(static_cast<size_t>(num_groups()));
   std::vector<uint8_t> found(asked.size());
   for (size_t n = std::min(rest.size(), static_cast<size_t>(config_.block_tokens) - 1); n > 0; --n) {
-    const BlockKey key = block_key(plan.keys.empty() ? root : plan.keys.back(), rest.first(n));
+    const BlockKey key =
+        block_key(plan.keys.empty() ? index_.key(root) : plan.keys.back(), rest.first(n));
     for (size_t g = 0; g < asked.size(); ++g) asked[g] = {key, static_cast<int32_t>(g)};
     if (config_.tier->lookup(asked, found) < num_groups()) continue;
+    // The index takes no tail of which it has a longer block, even one that windows have lost.
+    if (plan.path.size() == plan.keys.size()) {
+      const auto [child, common] =
+          index_.nearest_child(plan.path.empty() ? root : plan.path.back(), rest.first(n));
+      if (common == static_cast<int>(n) && index_.tokens(*child).size() > n) continue;
+    }
     plan.keys.push_back(key);
     plan.tokens += static_cast<int64_t>(n);
     return;
@@ -144,8 +156,12 @@ std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
       std::min(plan.tokens, static_cast<int64_t>(wanted.size())) - matched;
   if (gained <= 0 || plan.loads.empty() || !cost_.restoring_is_cheaper(gained, plan.bytes))
     return std::nullopt;
-  // What the new blocks hang on must not be evicted to make room for them.
+  // What the new blocks hang on, and what is here of their windows, must not be evicted to make room
+  // for them.
   for (const NodeId node : plan.path) index_.acquire(node);
+  for (const auto& [i, g] : plan.kept) {
+    if (index_.is_windowed(g)) index_.acquire_window(plan.path[static_cast<size_t>(i)], g);
+  }
   bool has_room = true;
   for (int g = 0; g < num_groups(); ++g)
     has_room = has_room && plan.loads_of[static_cast<size_t>(g)] <= available_blocks(g);
@@ -160,6 +176,9 @@ std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
     promotion.tokens.assign(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(plan.tokens));
     start_loads(promotion, ticket->id.value(), plan);
     ++counters_.promotions;
+  }
+  for (const auto& [i, g] : plan.kept) {
+    if (index_.is_windowed(g)) index_.release_window(plan.path[static_cast<size_t>(i)], g);
   }
   for (auto node = plan.path.rbegin(); node != plan.path.rend(); ++node) index_.release(*node);
   return ticket;
