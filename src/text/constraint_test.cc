@@ -8,6 +8,7 @@
 
 #include "base/random.h"
 #include "text/test_gguf.h"
+#include "text/tool_format.h"
 
 namespace quipu {
 namespace {
@@ -127,6 +128,45 @@ TEST(Constraint, RefusesWithThePlace) {
   EXPECT_EQ(failure(ConstraintKind::kRegex, "(a").code(), ErrorCode::kInvalidArgument);
   EXPECT_EQ(failure(ConstraintKind::kRegex, std::string(300'000, 'a').c_str()).code(),
             ErrorCode::kResourceExhausted);
+}
+
+// Whether an output may begin with this text, token by token.
+bool may_begin(const Tokenizer& tokenizer, const Constraint& compiled, const std::string& text) {
+  Constraint state = compiled.duplicate().value();
+  std::vector<uint32_t> words((tokenizer.vocab_size() + 31) / 32);
+  const std::vector<TokenId> ids = tokenizer.encode(text, {.add_special = false}).value();
+  for (const TokenId id : ids) {
+    EXPECT_TRUE(state.allowed(words).ok());
+    if (!allows(words, id)) return false;
+    EXPECT_TRUE(state.accept(id).ok());
+  }
+  return true;
+}
+
+TEST(Constraint, NothingIsCalledInAThought) {
+  const auto tokenizer = tiny_tokenizer();
+  const ToolFormat format = tool_format_of(*tokenizer);
+  OutputRules rules{.answer = {},
+                    .tools = {{"feed", {{"type", "object"}}, "tools[0]"}},
+                    .thinking = ThinkingFormat{{"<think>", {}}, {"</think>", {}}}};
+  const auto may = [&](const std::string& text) {
+    ConstraintCompiler compiler(*tokenizer);
+    const Constraint compiled = compiler.compile(*output_structure(rules, format)).value();
+    return may_begin(*tokenizer, compiled, text);
+  };
+  const std::string call = "<tool_call>\n{\"name\": \"feed\", \"arguments\": {}}\n</tool_call>";
+  for (const char* begin : {"<think>", "\n<think>", " \n \n<think>\n"}) {
+    EXPECT_TRUE(may(begin + std::string("I <tool_call> nothing.</think>\n\nNo call."))) << begin;
+    EXPECT_TRUE(may(begin + std::string("So.</think>\n\n") + call)) << begin;
+    EXPECT_TRUE(may(begin + std::string("So.</think>Then:\n") + call)) << begin;
+    EXPECT_FALSE(may(begin + std::string("So.</think>\n\n<tool_call> what"))) << begin;
+  }
+  EXPECT_TRUE(may("I <think> so: " + call));
+  EXPECT_TRUE(may("<thin air>"));
+  EXPECT_FALSE(may("I <think> so: <tool_call> what"));
+  rules.thinking_open = true;
+  EXPECT_TRUE(may("I <tool_call> nothing.</think>\n\nNo call."));
+  EXPECT_FALSE(may("So.</think>\n\n<tool_call> what"));
 }
 
 TEST(Constraint, CopiesGoTheirOwnWays) {

@@ -1,5 +1,5 @@
 // OpenAI's and Anthropic's libraries for JavaScript and Vercel's AI SDK against a running server.
-// node_clients_test.py starts it and names it in QUIPU_URL.
+// node_clients_test.py starts it and names it in QUIPU_URL, and one with a scripted model in QUIPU_SCRIPTED_URL.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
@@ -76,6 +76,48 @@ test("ai: generateObject and tools", async () => {
   assert.equal(reply.finishReason, "tool-calls");
   assert.equal(reply.toolCalls[0].toolName, "show");
   assert.deepEqual(Object.keys(reply.toolCalls[0].input), ["name", "friend"]);
+});
+
+// A model that thinks and calls two tools of its own will (tests/server/scripted_test.py, "all_two").
+const city = { type: "object", properties: { city: { type: "string" }, days: { type: "integer" } }, required: ["city", "days"] };
+const fed = { type: "object", properties: { animal: { enum: ["goat", "hen"] } }, required: ["animal"] };
+const play = [{ role: "user", content: "Please play all_two now." }];
+const calls = [["get_weather", { city: "Oruro", days: 4 }], ["feed", { animal: "hen" }]];
+
+test("ai: a model that thinks and calls", async () => {
+  const scripted = createOpenAICompatible({ name: "quipu", baseURL: `${process.env.QUIPU_SCRIPTED_URL}/v1` });
+  const asked = { model: scripted("scripted"), messages: play, maxRetries: 0, tools: {
+    get_weather: tool({ inputSchema: jsonSchema(city) }), feed: tool({ inputSchema: jsonSchema(fed) }) } };
+  const stream = streamText(asked);
+  for (const reply of [await generateText(asked), stream]) {
+    assert.equal(await reply.reasoningText, "Both!");
+    assert.equal(await reply.text, "At once:");
+    assert.deepEqual((await reply.toolCalls).map((call) => [call.toolName, call.input]), calls);
+    assert.equal(await reply.finishReason, "tool-calls");
+  }
+});
+
+test("openai, anthropic: a model that thinks and calls", async () => {
+  const baseURL = process.env.QUIPU_SCRIPTED_URL;
+  const chat = new OpenAI({ baseURL: `${baseURL}/v1`, apiKey, maxRetries: 0 }).chat.completions;
+  const tools = [["get_weather", city], ["feed", fed]];
+  const asked = { model: "scripted", messages: play,
+    tools: tools.map(([name, parameters]) => ({ type: "function", function: { name, parameters } })) };
+  for (const reply of [await chat.create(asked), await chat.stream(asked).finalChatCompletion()]) {
+    const { message, finish_reason } = reply.choices[0];
+    assert.equal(message.content, "At once:");
+    assert.deepEqual(message.tool_calls.map((call) => [call.function.name, JSON.parse(call.function.arguments)]), calls);
+    assert.equal(finish_reason, "tool_calls");
+  }
+  const messages = new Anthropic({ baseURL, apiKey, maxRetries: 0 }).messages;
+  const wanted = { model: "scripted", max_tokens: 500, messages: play,
+    tools: tools.map(([name, input_schema]) => ({ name, input_schema })) };
+  for (const reply of [await messages.create(wanted), await messages.stream(wanted).finalMessage()]) {
+    assert.equal(reply.content[0].thinking, "Both!");
+    assert.equal(reply.content[1].text, "At once:");
+    assert.deepEqual(reply.content.slice(2).map((block) => [block.name, block.input]), calls);
+    assert.equal(reply.stop_reason, "tool_use");
+  }
 });
 
 test("openai: errors have the library's classes", async () => {

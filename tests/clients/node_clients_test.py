@@ -1,4 +1,4 @@
-"""Starts a server and runs node_clients.mjs, whose tests use the JavaScript libraries, against it."""
+"""Starts servers and runs node_clients.mjs, whose tests use the JavaScript libraries, against them."""
 
 import os
 import pathlib
@@ -9,6 +9,7 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "server"))
 from quipu_server import TIME_OUT_S, ServerTest  # noqa: E402
+from scripted_test import scripted_server  # noqa: E402
 
 KEY = "a-key"
 
@@ -21,7 +22,9 @@ class JavaScript(ServerTest):
         folder = pathlib.Path(os.environ["QUIPU_CLIENTS_DIR"], "node")
         script = folder / "node_clients.mjs"
         script.write_bytes((HERE / "node_clients.mjs").read_bytes())
-        environment = {**os.environ, "QUIPU_URL": f"http://{self.server.host}:{self.server.port}", "QUIPU_KEY": KEY}
+        scripted = scripted_server(self)
+        environment = {**os.environ, "QUIPU_URL": f"http://{self.server.host}:{self.server.port}", "QUIPU_KEY": KEY,
+                       "QUIPU_SCRIPTED_URL": f"http://{scripted.host}:{scripted.port}"}
         done = subprocess.run(["node", "--test", "--test-reporter=tap", str(script)], cwd=folder, env=environment,
                               capture_output=True, text=True, timeout=TIME_OUT_S, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

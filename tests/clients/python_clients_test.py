@@ -1,5 +1,6 @@
 """OpenAI's and Anthropic's libraries for Python against a running server. `run` installs them."""
 
+import json
 import pathlib
 import sys
 import typing
@@ -10,8 +11,8 @@ import openai
 import pydantic
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "server"))
+import scripted_test as scripted  # noqa: E402
 from quipu_server import Server, ServerTest  # noqa: E402
-
 
 
 class Animal(pydantic.BaseModel):
@@ -224,6 +225,62 @@ class Anthropic(ServerTest):
             self.client.messages.create(**{**self.asked, "model": "claude"})
         with self.assertRaises(anthropic.AuthenticationError):
             self.client.with_options(api_key="wrong").messages.create(**self.asked)
+
+
+class Calls(scripted.ScriptedTest):
+    """A model that thinks and calls two tools, as the libraries tell it."""
+
+    thought, said, called = scripted.SCRIPTS["all_two"][1:]
+    messages = scripted.asked("all_two")
+    answer = scripted.SCRIPTS["think"][2]
+    news = "Rain. play think next"  # what the tools say; the model goes on with the script "think"
+
+    def setUp(self):
+        base = f"http://{self.server.host}:{self.server.port}"
+        self.openai = openai.OpenAI(base_url=base + "/v1", api_key="none", max_retries=0, timeout=60)
+        self.anthropic = anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=60)
+        self.addCleanup(self.openai.close)
+        self.addCleanup(self.anthropic.close)
+
+    def test_chat(self):
+        asked = {"model": "scripted", "messages": self.messages, "tools": scripted.Chat.tools}
+        with self.openai.chat.completions.stream(**asked) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        for choice in (self.openai.chat.completions.create(**asked).choices[0], streamed):
+            message = choice.message
+            self.assertEqual((message.reasoning_content, message.content, choice.finish_reason), (self.thought, self.said, "tool_calls"))
+            self.assertEqual([(c.function.name, c.function.arguments) for c in message.tool_calls], self.called)
+        results = [{"role": "tool", "tool_call_id": call.id, "content": self.news} for call in message.tool_calls]
+        turn = {"role": "assistant", "content": message.content, "tool_calls": [c.model_dump(include={"id", "type", "function"}) for c in message.tool_calls]}
+        after = self.openai.chat.completions.create(**{**asked, "messages": [*self.messages, turn, *results]}).choices[0]
+        self.assertEqual((after.message.content, after.finish_reason), (self.answer, "stop"))
+
+    def test_responses(self):
+        asked = {"model": "scripted", "input": self.messages, "tools": scripted.Responses.tools}
+        with self.openai.responses.stream(**asked) as stream:
+            streamed = stream.get_final_response()
+        for reply in (self.openai.responses.create(**asked), streamed):
+            self.assertEqual([item.type for item in reply.output], ["reasoning", "message", "function_call", "function_call"])
+            self.assertEqual((reply.output[0].content[0].text, reply.output_text), (self.thought, self.said))
+            self.assertEqual([(item.name, item.arguments) for item in reply.output[2:]], self.called)
+        results = [{"type": "function_call_output", "call_id": item.call_id, "output": self.news} for item in reply.output[2:]]
+        turn = [item.model_dump(exclude_none=True) for item in reply.output]
+        after = self.openai.responses.create(**{**asked, "input": [*self.messages, *turn, *results]})
+        self.assertEqual(after.output_text, self.answer)
+
+    def test_messages(self):
+        asked = {"model": "scripted", "max_tokens": 500, "messages": self.messages, "tools": scripted.Messages.tools}
+        with self.anthropic.messages.stream(**asked) as stream:
+            streamed = stream.get_final_message()
+        for reply in (self.anthropic.messages.create(**asked), streamed):
+            thinking, text, *calls = reply.content
+            self.assertEqual((thinking.thinking, text.text, reply.stop_reason), (self.thought, self.said, "tool_use"))
+            self.assertEqual([(c.name, c.input) for c in calls], [(name, json.loads(given)) for name, given in self.called])
+        results = [{"type": "tool_result", "tool_use_id": c.id, "content": self.news} for c in calls]
+        after = self.anthropic.messages.create(**{**asked, "messages": [
+            *self.messages, {"role": "assistant", "content": reply.content}, {"role": "user", "content": results}]})
+        self.assertEqual([block.type for block in after.content], ["thinking", "text"])
+        self.assertEqual(after.content[1].text, self.answer)
 
 
 if __name__ == "__main__":

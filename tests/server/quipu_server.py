@@ -27,15 +27,15 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class Server:
-    """`quipu serve` on a free loopback port with the built-in model."""
+    """`quipu serve` on a free loopback port with the built-in model or another."""
 
-    def __init__(self, *flags, env=None, files_max=None, port=0):
+    def __init__(self, *flags, env=None, files_max=None, port=0, model=MODEL):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="quipu-server-"))
         self.log_path = self.folder / "log.jsonl"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("QUIPU_")}
         if "--kv-memory" not in flags:
             flags = ("--kv-memory", "64MiB", *flags)
-        command = [PROGRAM, "serve", "-m", str(MODEL), "--port", str(port), "--json", "--threads", "2",
+        command = [PROGRAM, "serve", "-m", str(model), "--port", str(port), "--json", "--threads", "2",
                    "--log-jsonl", str(self.log_path), *map(str, flags)]
 
         def limit_files():

@@ -14,13 +14,39 @@ const TOOLS_MAX: usize = 256;
 
 pub fn to_lark(description: &Value) -> Outcome<String> {
     let mut out = String::new();
-    let thinking = thinking(&description["thinking"], &mut out)?;
+    let thought = thought(&description["thinking"], &mut out);
     let body = if description["calls"].is_object() {
-        calls(&description["calls"], &mut out)?
+        calls(&description["calls"], &thought, &mut out)?
     } else {
-        answer(&description["answer"], &mut out)?
+        Body::alike(answer(&description["answer"], &mut out)?)
     };
-    Ok(format!("start: {thinking}{body}\nTEXT: /(?s:.*)/\n{out}"))
+    let start = match thought {
+        Thought::None => body.alone,
+        Thought::Open => format!("thought {}", body.after_thought),
+        Thought::Marked(_) => format!("thought {} | {}", body.after_thought, body.alone),
+    };
+    Ok(format!("start: {start}\nTEXT: /(?s:.*)/\n{out}"))
+}
+
+/// Whether thinking stands before the rest, in a rule `thought`.
+enum Thought {
+    None,
+    /// The prompt began it.
+    Open,
+    /// It may come, with this mark.
+    Marked(Value),
+}
+
+/// The rest: what follows a thought, and what is the whole output.
+struct Body {
+    after_thought: String,
+    alone: String,
+}
+
+impl Body {
+    fn alike(rule: String) -> Body {
+        Body { after_thought: rule.clone(), alone: rule }
+    }
 }
 
 fn text<'a>(json: &'a Value, name: &str) -> Outcome<&'a str> {
@@ -36,27 +62,35 @@ fn mark(json: &Value) -> String {
     }
 }
 
-/// Anything up to a mark and the mark, as a rule of this name.
-fn up_to(name: &str, json: &Value, out: &mut String) {
+/// Anything up to a mark and the mark, as a rule of this name. `but`: what it is not.
+fn up_to(name: &str, json: &Value, but: &str, out: &mut String) {
     match json.as_str() {
         Some(text) => {
-            out.push_str(&format!("{name}[lazy]: /(?s:.*){}/\n", regex_literal(text)));
+            out.push_str(&format!("{name}[lazy]: /(?s:.*){}/{but}\n", regex_literal(text)));
         }
         None => out.push_str(&format!("{name}: TEXT{}\n", mark(json))),
     }
 }
 
-/// What stands before the rest: nothing, thinking that may come, or thinking that the prompt began.
-fn thinking(thinking: &Value, out: &mut String) -> Outcome<String> {
+const GAP: &str = "[ \\t\\r\\n]{0,8}";
+
+fn thought(thinking: &Value, out: &mut String) -> Thought {
     if !thinking.is_object() {
-        return Ok(String::new());
+        return Thought::None;
     }
-    up_to("thoughts", &thinking["end"], out);
-    out.push_str("GAP: /[ \\t\\r\\n]{0,8}/\n");
-    Ok(match thinking["begin"].is_null() {
-        false => format!("({} thoughts GAP)? ", mark(&thinking["begin"])),
-        true => "thoughts GAP ".to_string(),
-    })
+    up_to("thoughts", &thinking["end"], "", out);
+    out.push_str(&format!("GAP: /{GAP}/\n"));
+    let begin = &thinking["begin"];
+    if begin.is_null() {
+        out.push_str("thought: thoughts GAP\n");
+        return Thought::Open;
+    }
+    let opens = match begin.as_str() {
+        Some(text) => format!("/{GAP}{}/", regex_literal(text)),
+        None => format!("GAP{}", mark(begin)),
+    };
+    out.push_str(&format!("thought: {opens} thoughts GAP\n"));
+    Thought::Marked(begin.clone())
 }
 
 /// An answer in the form of another kind of constraint.
@@ -79,7 +113,7 @@ fn answer(answer: &Value, out: &mut String) -> Outcome<String> {
     }
 }
 
-fn calls(calls: &Value, out: &mut String) -> Outcome<String> {
+fn calls(calls: &Value, thought: &Thought, out: &mut String) -> Outcome<Body> {
     one_call(calls, out)?;
     let begin = mark(&calls["begin"]);
     let (open, close) = (mark(&calls["open"]), mark(&calls["close"]));
@@ -94,12 +128,27 @@ fn calls(calls: &Value, out: &mut String) -> Outcome<String> {
     let more = if many { format!(" ({between} {next})*") } else { String::new() };
     let after_begin = format!("{first}{more}{last}");
     if calls["text"] != json!(true) {
-        return Ok(format!("{begin} {after_begin}"));
+        return Ok(Body::alike(format!("{begin} {after_begin}")));
     }
-    up_to("lead", &calls["begin"], out);
-    Ok(match calls["begin"].as_str() {
-        Some(_) => format!("(TEXT | lead {after_begin})"),
-        None => format!("TEXT ({begin} {after_begin})?"),
+    // Without a thought the output does not begin like one. Else a thought would be text too, which
+    // is longer than its mark and so preferred, and what it says of calls would begin one.
+    let mut but = "";
+    if let Thought::Marked(Value::String(opens)) = thought {
+        out.push_str(&format!("OPENS: /{GAP}{}(?s:.*)/\n", regex_literal(opens)));
+        but = " & ~OPENS";
+    }
+    out.push_str(&format!("PLAIN: /(?s:.*)/{but}\n"));
+    let text_and_calls = |text: &str, lead: &str| match calls["begin"].as_str() {
+        Some(_) => format!("({text} | {lead} {after_begin})"),
+        None => format!("{text} ({begin} {after_begin})?"),
+    };
+    if calls["begin"].is_string() {
+        up_to("lead", &calls["begin"], "", out);
+        up_to("plain_lead", &calls["begin"], but, out);
+    }
+    Ok(Body {
+        after_thought: text_and_calls("TEXT", "lead"),
+        alone: text_and_calls("PLAIN", "plain_lead"),
     })
 }
 
