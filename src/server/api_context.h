@@ -13,6 +13,7 @@
 #include "server/http.h"
 #include "server/recent_requests.h"
 #include "server/served_model.h"
+#include "server/watch_places.h"
 #include "server/work_queue.h"
 
 namespace quipu {
@@ -48,10 +49,11 @@ class ApiContext {
  public:
   // OWNS: model and engine must outlive it.
   ApiContext(const ServedModel& served_model, EngineThread& engine_thread, AccessLog access_log,
-             int work_threads)
+             int tenants, int work_threads)
       : model(served_model),
         engine(engine_thread),
         log_file(std::move(access_log)),
+        watchers(tenants),
         work(work_threads) {}
 
   // When a request must have ended: the earliest that its body (`timeout_ms`), its header
@@ -74,7 +76,7 @@ class ApiContext {
   EngineThread& engine;
   AccessLog log_file;
   RecentRequests recent;
-  int watchers = 0;  // of the cache
+  WatchPlaces watchers;  // of the cache
   bool is_draining = false;
   std::chrono::milliseconds request_timeout{0};  // of every request; 0: none
   WorkQueue work;                                // last: its threads use the rest

@@ -55,7 +55,7 @@ class ApiServer::Impl {
        ApiServerConfig config)
       : keys_(std::move(keys)),
         config_(std::move(config)),
-        context_(model, engine, std::move(log), config_.work_threads),
+        context_(model, engine, std::move(log), keys_.num_tenants(), config_.work_threads),
         kv_(context_) {
     context_.request_timeout = config_.request_timeout;
   }
@@ -253,7 +253,7 @@ class ApiServer::Impl {
         if (const auto* error = std::get_if<ApiError>(result.get()))
           return context_.send_error(*visit, *error);
         GenerationParams& params = std::get_if<GenerationSpec>(result.get())->params;
-        params.explain_cache = context_.watchers > 0;
+        params.explain_cache = context_.watchers.count() > 0;
         params.explain_salts = visit->caller.tenant;
         const std::shared_ptr<const GenerationSpec> spec(result,
                                                          std::get_if<GenerationSpec>(result.get()));

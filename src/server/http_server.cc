@@ -107,7 +107,9 @@ void HttpServerState::accept() {
 void HttpServerState::wait_for_signal() {
   signals.async_wait([this](error_code error, int signal) {
     if (error) return;
-    if (signal == SIGHUP) {
+    if (signal == SIGHUP && tls == nullptr) {
+      log_note("SIGHUP: there is no certificate to read again; nothing changed");
+    } else if (signal == SIGHUP) {
       const Status status = load_tls();
       log_note(status.ok() ? "the certificate was read again"
                            : status.message() + "; the certificate from before stays");
@@ -130,7 +132,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::create(const HttpServerConfig& c
   // Before anybody hears that it is ready: a signal that comes then must not kill it.
   state->signals.add(SIGINT);
   state->signals.add(SIGTERM);
-  if (state->tls != nullptr) state->signals.add(SIGHUP);
+  state->signals.add(SIGHUP);
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(state)));
 }
 

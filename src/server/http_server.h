@@ -20,7 +20,8 @@ namespace quipu {
 struct HttpServerConfig {
   std::string host = "127.0.0.1";  // an address, or "localhost"
   uint16_t port = 8080;            // 0: a free one
-  // PEM files: both, for HTTPS, or none. Read again on SIGHUP, for connections from then on.
+  // PEM files: both, for HTTPS, or none. Read again on SIGHUP, for connections from then on; without
+  // them SIGHUP changes nothing.
   std::string certificate_file, key_file;
   int connections_max = 4096;
   uint32_t header_bytes_max = 32 * 1024;

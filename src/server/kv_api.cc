@@ -4,8 +4,6 @@ namespace quipu {
 
 namespace {
 
-constexpr int kWatchersMax = 16;
-
 // Of its own blocks for a tenant, with the counters since the start for an operator.
 Json summary_to_json(const EngineSnapshot& snapshot, const Caller& caller, const Clock& clock) {
   const KvStorage& storage = snapshot.engine.kv();
@@ -62,6 +60,7 @@ KvWatch::Context KvApi::watch_context(const VisitPtr& visit) {
           .engine = context_.engine,
           .recent = context_.recent,
           .caller = visit->caller,
+          .rarer = context_.watchers.rarer(),
           .is_over = [this] { return context_.is_draining; },
           .done = [] {}};
 }
@@ -73,18 +72,19 @@ void KvApi::snapshot(const VisitPtr& visit) {
 }
 
 void KvApi::events(const VisitPtr& visit) {
-  if (context_.watchers >= kWatchersMax) {
+  if (!context_.watchers.enter(visit->caller.tenant)) {
     ApiError error{.status = 503,
-                   .message = fmt::format("{} clients watch the cache already", kWatchersMax),
+                   .message = fmt::format("{} clients watch the cache already, which is as many as "
+                                          "a tenant of this server may have",
+                                          context_.watchers.share()),
                    .type = "server_error",
                    .code = "overloaded",
                    .retry_after_s = 10};
     return context_.send_error(*visit, error);
   }
-  ++context_.watchers;
   KvWatch::Context context = watch_context(visit);
   context.done = [this, visit] {
-    --context_.watchers;
+    context_.watchers.leave(visit->caller.tenant);
     context_.log(*visit, {{"status", 200}});
   };
   KvWatch::start(std::move(context), visit->reply);

@@ -88,7 +88,8 @@ void KvWatch::tell(const KvFrame& frame) {
   std::string events;
   add_named_event(is_first ? "snapshot" : "change", shown, events);
   reply_->write(events);
-  look_later(std::max(kInterval, milliseconds(static_cast<int64_t>(frame.look_ms / kLookShare))));
+  const double pause_ms = frame.look_ms / kLookShare * context_.rarer;
+  look_later(std::max(kInterval, milliseconds(static_cast<int64_t>(pause_ms))));
 }
 
 void KvWatch::look_later(milliseconds delay) {

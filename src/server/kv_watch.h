@@ -24,6 +24,7 @@ class KvWatch : public std::enable_shared_from_this<KvWatch> {
     EngineThread& engine;
     const RecentRequests& recent;
     Caller caller;
+    double rarer = 1;               // it looks so many times less often than one of a few may
     std::function<bool()> is_over;  // the server is shutting down
     std::function<void()> done;     // called once, when the reader has gone or the stream ended
   };

@@ -33,7 +33,7 @@ class Install(unittest.TestCase):
         cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="quipu-package-"))
         cls.addClassCleanup(shutil.rmtree, cls.folder, True)
         run(CMAKE, "--install", BUILD, "--prefix", cls.folder / "first")
-        # A prefix can be moved: nothing installed may remember where it was.
+        # A prefix can be moved: nothing installed may remember where it was, but for the unit, which has to.
         cls.prefix = (cls.folder / "first").rename(cls.folder / "prefix")
         cls.library = next(cls.prefix.rglob("libquipu.so"))
 
@@ -64,6 +64,13 @@ class Install(unittest.TestCase):
             self.assertIn("share/quipu/" + MODEL.name, names)
             said = run(self.prefix / "bin" / "quipu", "inspect", cwd=self.folder)
             self.assertIn(str(self.prefix), said)  # the model beside the program, not that of the source tree
+
+    def test_the_unit_starts_the_program_that_was_installed_with_it(self):
+        unit = (self.prefix / "lib" / "systemd" / "system" / "quipu.service").read_text()
+        program = self.folder / "first" / "bin" / "quipu"
+        self.assertEqual(re.findall("^ExecStart=(.*)$", unit, re.M), [f"{program} serve"])
+        self.assertEqual(set(re.findall(r"\S*/quipu(?= serve)", unit)), {str(program), f"ExecStart={program}"})
+        self.assertNotIn("@", unit.replace("@system-service", ""))
 
     def test_the_library_shows_its_interface_and_nothing_else(self):
         symbols = run("nm", "--dynamic", "--defined-only", "--demangle", self.library).splitlines()

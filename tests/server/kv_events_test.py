@@ -87,6 +87,27 @@ class KvEvents(ServerTest):
 
         self.server.wait_until(has_room, "room for another watcher")
 
+    def test_a_tenant_that_takes_all_its_places_keeps_no_other_out(self):
+        server = Server("--api-key", "sk-a", "--api-key", "sk-b", "--operator-key", "sk-ops")
+        self.addCleanup(server.stop)
+
+        def watch(key):
+            stream = server.send("GET", "/v1/kv/events", headers={"Authorization": f"Bearer {key}"})
+            self.addCleanup(stream.close)
+            return stream
+
+        streams = []
+        while (stream := watch("sk-a")).status == 200:
+            streams.append(stream)
+            self.assertLess(len(streams), 17)
+        error = json.loads(stream.read())["error"]
+        self.assertEqual((stream.status, error["code"]), (503, "overloaded"))
+        self.assertIn(f"{len(streams)} clients", error["message"])
+        for key in ("sk-b", "sk-ops"):
+            others = [watch(key) for _ in streams]
+            self.assertEqual({other.status for other in others}, {200})
+            self.assertEqual({next(named_events(other))[0] for other in others}, {"snapshot"})
+
     def test_a_reader_that_stalls_holds_nobody_up(self):
         with self.server.connect(receive_buffer=4096) as stalled:
             stalled.sendall(b"GET /v1/kv/events HTTP/1.1\r\nHost: localhost\r\n\r\n")

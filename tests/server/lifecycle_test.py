@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,6 +119,18 @@ class Lifecycle(unittest.TestCase):
         server.signal(signal.SIGINT)
         self.assertIn("shutting_down", stream.read().decode())
         server.wait()
+
+    def test_a_hangup_without_a_certificate_changes_nothing(self):
+        server = Server()
+        server.signal(signal.SIGHUP)
+        self.assertEqual(server.get("/health"), {"status": "ok"})
+        server.signal(signal.SIGHUP)
+        self.assertEqual(server.get("/health"), {"status": "ok"})
+        server.signal()
+        _, said = server.process.communicate(timeout=TIME_OUT_S)
+        shutil.rmtree(server.folder, ignore_errors=True)
+        self.assertEqual(server.process.returncode, 0)
+        self.assertIn(b"there is no certificate to read again", said)
 
     def test_a_service_manager_hears_of_start_and_stop(self):
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
