@@ -1,4 +1,5 @@
-// Promotions of layers with a window: what promote() promises, a look-up finds once the blocks came.
+// Promotions of layers with a window: what promote() promises, a look-up finds once the blocks
+// came.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -103,8 +103,8 @@ KvCache::PromotionPlan KvCache::plan_promotion(const SequenceKv& sequence,
   for (int i = 0; i < static_cast<int>(plan.keys.size()); ++i) {
     for (int g = 0; g < num_groups(); ++g) {
       const BlockTable table(config_.block_tokens, lifetime(g));
-      const bool needed = i < sink_blocks(lifetime(g), config_.block_tokens) ||
-                          i >= table.first_needed(end);
+      const bool needed =
+          i < sink_blocks(lifetime(g), config_.block_tokens) || i >= table.first_needed(end);
       if (!needed) continue;
       if (i < plan.blocks && i < static_cast<int>(plan.path.size()) &&
           index_.has_block(plan.path[static_cast<size_t>(i)], g)) {
@@ -126,7 +126,8 @@ void KvCache::plan_tail(PromotionPlan& plan, NodeId root, std::span<const TokenI
   const std::span<const TokenId> rest = tokens.subspan(static_cast<size_t>(plan.tokens));
   std::vector<TierKey> asked(static_cast<size_t>(num_groups()));
   std::vector<uint8_t> found(asked.size());
-  for (size_t n = std::min(rest.size(), static_cast<size_t>(config_.block_tokens) - 1); n > 0; --n) {
+  for (size_t n = std::min(rest.size(), static_cast<size_t>(config_.block_tokens) - 1); n > 0;
+       --n) {
     const BlockKey key =
         block_key(plan.keys.empty() ? index_.key(root) : plan.keys.back(), rest.first(n));
     for (size_t g = 0; g < asked.size(); ++g) asked[g] = {key, static_cast<int32_t>(g)};
@@ -152,12 +153,11 @@ std::optional<PromotionTicket> KvCache::promote(const SequenceKv& sequence,
       static_cast<size_t>(std::clamp<int64_t>(reuse_max, 0, static_cast<int64_t>(tokens.size()))));
   const int64_t matched = index_.match(index_.root(sequence.salt), wanted).tokens;
   const PromotionPlan plan = plan_promotion(sequence, tokens, wanted);
-  const int64_t gained =
-      std::min(plan.tokens, static_cast<int64_t>(wanted.size())) - matched;
+  const int64_t gained = std::min(plan.tokens, static_cast<int64_t>(wanted.size())) - matched;
   if (gained <= 0 || plan.loads.empty() || !cost_.restoring_is_cheaper(gained, plan.bytes))
     return std::nullopt;
-  // What the new blocks hang on, and what is here of their windows, must not be evicted to make room
-  // for them.
+  // What the new blocks hang on, and what is here of their windows, must not be evicted to make
+  // room for them.
   for (const NodeId node : plan.path) index_.acquire(node);
   for (const auto& [i, g] : plan.kept) {
     if (index_.is_windowed(g)) index_.acquire_window(plan.path[static_cast<size_t>(i)], g);
@@ -241,7 +241,8 @@ void KvCache::publish(Promotion& promotion) {
   std::vector<NodeId> held;
   size_t at = std::min(path.size(), first);
   NodeId parent = at == 0 ? root : path[at - 1];
-  // Where no group keeps everything, what windows have left behind leads to the rest without blocks.
+  // Where no group keeps everything, what windows have left behind leads to the rest without
+  // blocks.
   PromotedBlock bare;
   bare.blocks.resize(lifetimes_.size());
   for (; at < first + promotion.blocks.size(); ++at) {

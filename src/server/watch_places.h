@@ -1,9 +1,8 @@
 // WatchPlaces: who watches the cache, and how many of each tenant may.
 //
-// Every tenant has the same share of the places, one at least, and none but its own: whoever takes all
-// of his keeps nobody else out. All watchers together look for no longer than kWatchersMax of them
-// would, so that many tenants cost the engine no more than one.
-// THREADS: the server's thread.
+// Every tenant has the same share of the places, one at least, and none but its own: whoever takes
+// all of his keeps nobody else out. All watchers together look for no longer than kWatchersMax of
+// them would, so that many tenants cost the engine no more than one. THREADS: the server's thread.
 #pragma once
 
 #include <algorithm>

@@ -69,7 +69,7 @@ class Install(unittest.TestCase):
         unit = (self.prefix / "lib" / "systemd" / "system" / "quipu.service").read_text()
         program = self.folder / "first" / "bin" / "quipu"
         self.assertEqual(re.findall("^ExecStart=(.*)$", unit, re.M), [f"{program} serve"])
-        self.assertEqual(set(re.findall(r"\S*/quipu(?= serve)", unit)), {str(program), f"ExecStart={program}"})
+        self.assertEqual(re.findall(r"(\S*/quipu)(?= serve)", unit), 2 * [f"ExecStart={program}"])  # one of them in a comment
         self.assertNotIn("@", unit.replace("@system-service", ""))
 
     def test_the_library_shows_its_interface_and_nothing_else(self):
