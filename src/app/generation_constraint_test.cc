@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/generation.h"
+#include "app/output_constraint.h"
 
 namespace quipu {
 namespace {
@@ -26,7 +27,7 @@ class ConstrainedGeneration : public testing::Test {
  protected:
   void SetUp() override {
     path_ = std::filesystem::path(QUIPU_SOURCE_DIR) / "models" / "quipu-stories-q8_0.gguf";
-    load({});
+    load({.forced_tokens_max = 0});
   }
 
   void load(ModelOptions options) {
@@ -137,20 +138,85 @@ TEST_F(ConstrainedGeneration, TheSameAloneAndAmongOthersPreemptedInChunksAndWith
     alone.push_back(run("Once upon a time " + std::to_string(i), all[i]).text);
   EXPECT_EQ(run_together(all), alone);
 
-  ModelOptions small;
-  small.kv_bytes = uint64_t{1} << 20;
-  small.prefill_chunk = 3;
-  load(small);
-  int64_t preemptions = 0;
-  EXPECT_EQ(run_together(all, &preemptions), alone);
-  EXPECT_GT(preemptions, 0);
+  for (const int forced : {0, 8}) {
+    ModelOptions small;
+    small.kv_bytes = uint64_t{1} << 20;
+    small.prefill_chunk = 3;
+    small.forced_tokens_max = forced;
+    load(small);
+    int64_t preemptions = 0;
+    EXPECT_EQ(run_together(all, &preemptions), alone);
+    EXPECT_GT(preemptions, 0);
+    EXPECT_EQ(model_->engine->scheduler().counters().forced_proposed > 0, forced > 0);
+  }
 
-  ModelOptions drafting;
-  drafting.draft_tokens_max = 7;
-  load(drafting);
-  EXPECT_EQ(run_together(all), alone);
-  for (size_t i = 0; i < all.size(); ++i)
-    EXPECT_EQ(run("Once upon a time " + std::to_string(i), all[i]).text, alone[i]);
+  for (const auto& [drafts, forced] : {std::pair(7, 0), std::pair(0, 8), std::pair(7, 3)}) {
+    ModelOptions drafting;
+    drafting.draft_tokens_max = drafts;
+    drafting.forced_tokens_max = forced;
+    load(drafting);
+    EXPECT_EQ(run_together(all), alone);
+    for (size_t i = 0; i < all.size(); ++i)
+      EXPECT_EQ(run("Once upon a time " + std::to_string(i), all[i]).text, alone[i]);
+    const SchedulerCounters& counters = model_->engine->scheduler().counters();
+    EXPECT_EQ(counters.forced_accepted > 0, forced > 0);
+    EXPECT_GE(counters.drafts_accepted, counters.forced_accepted);
+  }
+}
+
+// Where one text must follow, its tokens are guessed and checked together: fewer steps, the same
+// tokens, and statistics of which guesses these were.
+TEST_F(ConstrainedGeneration, WhatMustFollowComesInFewerSteps) {
+  GenerationParams asked = params(
+      5, {ConstraintKind::kRegex, "Once upon a time, there was a (little|big) (girl|dog)\\."});
+  asked.sampling.temperature = 0;
+  const GenerationResult plain = run("A story. ", asked);
+  const int64_t steps = model_->engine->statistics().steps;
+  load({.forced_tokens_max = 8});
+  asked.constraint = std::make_shared<const Constraint>(
+      compiler_
+          ->compile(
+              {ConstraintKind::kRegex, "Once upon a time, there was a (little|big) (girl|dog)\\."})
+          .value());
+  const GenerationResult forced = run("A story. ", asked);
+  EXPECT_EQ(forced.token_ids, plain.token_ids);
+  EXPECT_EQ(forced.finish, FinishReason::kStop);
+  const EngineStatistics statistics = model_->engine->statistics();
+  const SchedulerCounters& counters = statistics.scheduler;
+  EXPECT_LT(statistics.steps, steps);
+  EXPECT_EQ(statistics.steps, steps - counters.forced_accepted);
+  EXPECT_EQ(counters.drafts_accepted, counters.forced_accepted);
+  EXPECT_EQ(counters.drafts_proposed, counters.forced_proposed);
+  EXPECT_EQ(forced.stats.drafts_accepted, counters.forced_accepted);
+}
+
+TEST_F(ConstrainedGeneration, GuessesSpellWhatMustFollow) {
+  const auto guess = [&](TokenConstraint& constraint, int tokens_max) {
+    std::vector<TokenId> tokens;
+    constraint.guess(tokens_max, tokens);
+    EXPECT_LE(tokens.size(), static_cast<size_t>(tokens_max));
+    std::string text;
+    for (const TokenId token : tokens) text += model_->tokenizer->piece(token);
+    return text;
+  };
+  const Constraint compiled =
+      compiler_->compile({ConstraintKind::kRegex, "Once upon a time (yes|no)!"}).value();
+  const auto constraint = OutputConstraint::start(compiled, *model_->tokenizer).value();
+  EXPECT_EQ(guess(*constraint, 64), "Once upon a time");  // " yes" and " no" are tokens
+  EXPECT_TRUE(std::string("Once upon a time ").starts_with(guess(*constraint, 2)));
+  // Asking changes nothing, and guesses follow all the way.
+  std::string text;
+  const std::vector<TokenId> tokens =
+      model_->tokenizer->encode("Once upon a time yes", {.add_special = false}).value();
+  for (const TokenId token : tokens) {
+    text += model_->tokenizer->piece(token);
+    ASSERT_TRUE(constraint->accept(token).ok()) << text;
+    const std::string all = text.ends_with("yes") ? "Once upon a time yes!" : "Once upon a time";
+    EXPECT_EQ(text + guess(*constraint, 64), all);
+  }
+  ASSERT_TRUE(constraint->accept(*model_->tokenizer->find("!")).ok());
+  EXPECT_TRUE(constraint->is_complete());
+  EXPECT_EQ(guess(*constraint, 64), "");
 }
 
 // Drafts that come true inside a constrained output, and one that is complete in the middle of

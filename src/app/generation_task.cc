@@ -25,10 +25,18 @@ GenerationTask::GenerationTask(const LoadedModel& model, RequestId id,
                                const GenerationParams& params)
     : id_(id), params_(params), config_(model.model->config()), stops_(params.stop) {
   if (model.tokenizer == nullptr) return;
-  vocabulary_size_ = model.tokenizer->vocab_size();
+  tokenizer_ = model.tokenizer.get();
   decoder_.emplace(*model.tokenizer, StreamDecoder::Start::kContinuation,
                    DecodeOptions{.skip_special = params.skip_special});
-  if (params.layout.has_value()) parser_.emplace(*params.layout);
+  if (params.layout.has_value()) {
+    QUIPU_CHECK(params.skip_special,
+                "parts of an output cannot be told where all tokens are shown");
+    const OutputLayout& layout = *params.layout;
+    parser_.emplace(layout);
+    if (layout.calls.has_value()) control_marks_ = layout.calls->control_marks();
+    if (layout.thinking.has_value())
+      control_marks_.insert(control_marks_.end(), {layout.thinking->begin, layout.thinking->end});
+  }
   if (!params.ignore_eos)
     stop_tokens_.assign(model.tokenizer->eos_ids().begin(), model.tokenizer->eos_ids().end());
 }
@@ -44,8 +52,9 @@ Result<Request> GenerationTask::make_request(std::vector<TokenId> prompt) {
   request.explain_salts = params_.explain_salts;
   request.cache_salt = params_.cache_salt;
   if (params_.constraint != nullptr) {
+    QUIPU_CHECK(tokenizer_ != nullptr, "a constraint on a model without a tokenizer");
     Result<std::shared_ptr<TokenConstraint>> constraint =
-        OutputConstraint::start(*params_.constraint, vocabulary_size_);
+        OutputConstraint::start(*params_.constraint, *tokenizer_);
     if (!constraint.ok()) return constraint.status();
     request.constraint = std::move(*constraint);
   }
@@ -86,23 +95,12 @@ TokenLogprobs GenerationTask::logprobs_of(TokenId chosen, std::span<const float>
 }
 
 // The text that a token adds. Control tokens are left out, but those that mark the parts of an
-// output.
+// output: as the parser reads them.
 std::string GenerationTask::text_of(TokenId token) {
   std::string text = decoder_->push(token);
-  if (!params_.layout.has_value() || !params_.skip_special) return text;
-  const auto is_mark = [&](const OutputMark& mark) { return mark.token == token; };
-  const OutputLayout& layout = *params_.layout;
-  const OutputMark* mark = nullptr;
-  if (layout.thinking.has_value()) {
-    if (is_mark(layout.thinking->begin)) mark = &layout.thinking->begin;
-    if (is_mark(layout.thinking->end)) mark = &layout.thinking->end;
-  }
-  if (layout.calls.has_value()) {
-    for (const OutputMark* other :
-         {&layout.calls->begin, &layout.calls->after_name, &layout.calls->end})
-      if (is_mark(*other)) mark = other;
-  }
-  return mark == nullptr ? text : text + mark->text;
+  const auto mark = std::find_if(control_marks_.begin(), control_marks_.end(),
+                                 [&](const OutputMark& other) { return other.token == token; });
+  return mark == control_marks_.end() ? text : text + quipu::text_of(*mark);
 }
 
 void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
@@ -117,10 +115,11 @@ void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
     update.token_ids.push_back(*event.token);
     if (params_.top_logprobs.has_value()) update.logprobs.push_back(logprobs_of(*event.token, row));
     if (decoder_.has_value()) {
-      const std::string delta = stops_.push(text_of(*event.token));
+      std::string delta = stops_.push(text_of(*event.token));
       if (parser_.has_value()) {
         thinking_tokens_ += parser_->is_thinking() ? 1 : 0;
         parser_->push(delta, update.pieces);
+        std::erase(delta, kControlByte);
       }
       update.text += delta;
     }
@@ -128,8 +127,9 @@ void GenerationTask::take(const StepEvent& event, GenerationUpdate& update) {
   if (event.finish == FinishReason::kNone) return;
   ended_ = true;
   if (decoder_.has_value() && !stops_.stopped()) {
-    const std::string rest = stops_.push(decoder_->finish()) + stops_.finish();
+    std::string rest = stops_.push(decoder_->finish()) + stops_.finish();
     if (parser_.has_value()) parser_->push(rest, update.pieces);
+    std::erase(rest, kControlByte);
     update.text += rest;
   }
   if (parser_.has_value()) parser_->finish(update.pieces);

@@ -38,6 +38,7 @@ struct GenerationParams {
   // copy of its own.
   std::shared_ptr<const Constraint> constraint;
   // What the output is made of, to be told apart (GenerationUpdate::pieces); absent: text alone.
+  // REQUIRES: skip_special.
   std::optional<OutputLayout> layout;
 };
 
@@ -120,10 +121,11 @@ class GenerationTask {
   RequestId id_;
   GenerationParams params_;
   const ModelConfig& config_;
-  size_t vocabulary_size_ = 0;  // of the tokenizer
+  const Tokenizer* tokenizer_ = nullptr;
   std::vector<TokenId> stop_tokens_;
   std::optional<StreamDecoder> decoder_;
   std::optional<OutputParser> parser_;
+  OutputMarks control_marks_;  // of the layout; those without a token are never met
   int64_t thinking_tokens_ = 0;
   StopStrings stops_;
   bool ended_ = false;

@@ -33,6 +33,7 @@ struct ModelOptions {
   int sequences_max = 64;
   double decode_stretch_max = 0;  // SchedulerConfig::decode_stretch_max
   int draft_tokens_max = 0;       // SchedulerConfig::draft_tokens_max
+  int forced_tokens_max = 8;      // SchedulerConfig::forced_tokens_max
   StreamingConfig streaming;
   std::optional<std::string> pre_tokenizer;  // overrides tokenizer.ggml.pre
 };

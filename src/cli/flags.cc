@@ -128,6 +128,12 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
                   "same output; 0: none")
       ->check(CLI::Range(0, 64))
       ->capture_default_str();
+  command
+      .add_option("--draft-forced", options.forced_tokens_max,
+                  "Guess up to N next tokens where a schema or grammar leaves one text, and check "
+                  "them in one step; same output; 0: none")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
   command.add_option("--chunk", options.prefill_chunk, "Prompt tokens computed at a time")
       ->check(CLI::Range(1, 65536));
   command.add_option("--pre-tokenizer", options.pre_tokenizer,

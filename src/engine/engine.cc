@@ -127,7 +127,8 @@ Result<std::unique_ptr<Engine>> Engine::create(Model& model, Backend& backend,
       .context_length = context,
       .keep_kv = config.keep_kv,
       .decode_stretch_max = config.decode_stretch_max,
-      .draft_tokens_max = config.draft_tokens_max};
+      .draft_tokens_max = config.draft_tokens_max,
+      .forced_tokens_max = config.forced_tokens_max};
   const std::vector<int64_t> blocks =
       divide_kv_bytes(spec, config.kv_bytes, context, scheduler.prefill_chunk_max);
   const auto [fewest, most] = std::minmax_element(blocks.begin(), blocks.end());

@@ -41,6 +41,7 @@ struct EngineConfig {
   int sequences_max = 64;
   double decode_stretch_max = 0;   // SchedulerConfig::decode_stretch_max
   int draft_tokens_max = 0;        // SchedulerConfig::draft_tokens_max
+  int forced_tokens_max = 0;       // SchedulerConfig::forced_tokens_max
   bool keep_kv = true;             // SchedulerConfig::keep_kv
   std::string kv_policy = "reuse";  // of eviction: one of kEvictionPolicyNames
   KvTier* tier = nullptr;  // below the pools; must outlive the engine, and may be shared by no other

@@ -7,9 +7,8 @@
 // several. The text is the same with and without guesses, bit for bit, since a token's logits do
 // not depend on how many are computed together (ARCHITECTURE.md).
 //
-// How many are worth it follows from how often guesses came true for this sequence, and from what a
-// token more costs beside a step. None, when none pays; now and then a few are tried again.
-// SOURCE: Saxena 2023, prompt lookup decoding; Leviathan et al. 2023 for the expected gain.
+// How many are worth it: draft_gain.h.
+// SOURCE: Saxena 2023, prompt lookup decoding.
 // THREADS: engine thread only.
 #pragma once
 
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "base/strong_id.h"
+#include "engine/draft_gain.h"
 
 namespace quipu {
 
@@ -29,13 +29,10 @@ class PromptLookup {
                std::vector<TokenId>& draft);
 
   // What came of the last proposal that was computed.
-  void judged(int proposed, int accepted);
+  void judged(int proposed, int accepted) { gain_.judged(proposed, accepted); }
 
  private:
-  int worthwhile(int tokens_max, double token_cost) const;
-
-  double chance_ = 0.5;  // that a guess comes true if those before it did
-  int steps_waited_ = 0;  // since guesses were worth a try
+  DraftGain gain_{0.5};
 };
 
 }  // namespace quipu

@@ -22,10 +22,9 @@ namespace {
 // Where a sequence belongs among others in the order of their ranks.
 template <typename List>
 auto place_by_rank(List& list, const Sequence& sequence) {
-  return std::upper_bound(list.begin(), list.end(), sequence,
-                          [](const Sequence& a, const std::unique_ptr<Sequence>& b) {
-                            return a.ranks_before(*b);
-                          });
+  return std::upper_bound(
+      list.begin(), list.end(), sequence,
+      [](const Sequence& a, const std::unique_ptr<Sequence>& b) { return a.ranks_before(*b); });
 }
 
 // What a windowed group must hold beside its windows: the most that a step adds to a sequence.
@@ -89,11 +88,12 @@ Status Scheduler::submit(Request request) {
     return refuse(make_error(ErrorCode::kInvalidArgument, "the prompt has no tokens"));
   const int64_t needed = prompt_tokens + (request.max_tokens > 0 ? 1 : 0);
   if (needed > config_.context_length) {
-    return refuse(make_error(ErrorCode::kResourceExhausted,
-                      "the prompt has {} tokens and the context holds {}{}; shorten the prompt or "
-                      "raise --ctx-size",
-                      prompt_tokens, config_.context_length,
-                      request.max_tokens > 0 ? " with at least one of output" : ""));
+    return refuse(
+        make_error(ErrorCode::kResourceExhausted,
+                   "the prompt has {} tokens and the context holds {}{}; shorten the prompt or "
+                   "raise --ctx-size",
+                   prompt_tokens, config_.context_length,
+                   request.max_tokens > 0 ? " with at least one of output" : ""));
   }
   if (needed > token_limit_) {
     return refuse(make_error(
@@ -198,8 +198,7 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
     bool fits = take_room(sequence, end, plan);
     while (!fits && preempt_last(sequence, plan)) fits = take_room(sequence, end, plan);
     if (!fits) continue;  // it preempted itself, or waits for those before it
-    const int drafts =
-        decoding && only_decodes ? add_drafts(sequence, end, budget - count) : 0;
+    const int drafts = decoding && only_decodes ? add_drafts(sequence, end, budget - count) : 0;
     plan.sequences.push_back({&sequence, sequence.num_computed_tokens(), count, drafts});
     budget -= count + drafts;
   }
@@ -209,20 +208,45 @@ void Scheduler::schedule_running(StepPlan& plan, int& budget, bool decoding) {
 // Returns how many.
 int Scheduler::add_drafts(Sequence& sequence, int64_t end, int budget) {
   const Request& request = sequence.request;
-  if (config_.draft_tokens_max == 0 || !config_.keep_kv ||
-      request.logits_wanted == LogitsWanted::kAll)
-    return 0;
+  if (!config_.keep_kv || request.logits_wanted == LogitsWanted::kAll) return 0;
   // The last token that it may have needs no successor.
   const int64_t left = std::min(request.max_tokens - sequence.num_output_tokens(),
-                                token_limit_ - sequence.num_tokens()) - 1;
-  const auto most = static_cast<int>(
-      std::clamp<int64_t>(std::min<int64_t>(left, budget), 0, config_.draft_tokens_max));
-  sequence.lookup.propose(sequence.tokens, most, pacer_.token_cost(), sequence.draft);
+                                token_limit_ - sequence.num_tokens()) -
+                       1;
+  propose(sequence, static_cast<int>(std::clamp<int64_t>(left, 0, budget)));
   const auto drafts = static_cast<int>(sequence.draft.size());
   if (drafts == 0 || !cache_.can_reserve(sequence.kv, end + drafts) ||
       !cache_.reserve(sequence.kv, end + drafts))
     return 0;
   return drafts;
+}
+
+// Fills the sequence's draft with at most so many guesses: what its constraint leaves, or else what
+// its text suggests.
+void Scheduler::propose(Sequence& sequence, int most) {
+  sequence.draft.clear();
+  sequence.draft_is_forced = false;
+  const double cost = pacer_.token_cost();
+  const int forced_max = std::min(most, config_.forced_tokens_max);
+  if (forced_max > 0 && sequence.sampler.is_constrained()) {
+    const int count = sequence.forced_gain.count(forced_max, cost);
+    if (count > 0) sequence.sampler.guess(count, sequence.draft);
+    sequence.draft_is_forced = !sequence.draft.empty();
+    if (sequence.draft_is_forced) return sequence.forced_gain.proposed();
+  }
+  const int lookup_max = std::min(most, config_.draft_tokens_max);
+  if (lookup_max > 0) sequence.lookup.propose(sequence.tokens, lookup_max, cost, sequence.draft);
+}
+
+void Scheduler::judge_drafts(Sequence& sequence, int proposed, int accepted) {
+  counters_.drafts_proposed += proposed;
+  counters_.drafts_accepted += accepted;
+  sequence.stats.drafts_proposed += proposed;
+  sequence.stats.drafts_accepted += accepted;
+  if (!sequence.draft_is_forced) return sequence.lookup.judged(proposed, accepted);
+  counters_.forced_proposed += proposed;
+  counters_.forced_accepted += accepted;
+  sequence.forced_gain.judged(proposed, accepted);
 }
 
 void Scheduler::admit_waiting(StepPlan& plan, int& budget) {
@@ -342,8 +366,8 @@ void Scheduler::note_reuse(Sequence& sequence, KvExplanation found) {
   sequence.stats.reuse = found;
 }
 
-// True while the tier brings back what the sequence can reuse. Asked for once per admission, so that
-// what is evicted again before it is used is computed and not brought again for ever.
+// True while the tier brings back what the sequence can reuse. Asked for once per admission, so
+// that what is evicted again before it is used is computed and not brought again for ever.
 bool Scheduler::waits_for_tier(Sequence& sequence) {
   if (cache_.tier() == nullptr || reuse_max(sequence) == 0) return false;
   if (!sequence.asked_tier) {
@@ -436,8 +460,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const TokenId> next_token
 
 // The tokens that follow a sequence: one, and one more for each draft that came true.
 void Scheduler::take_outputs(const ScheduledSequence& scheduled,
-                             std::span<const TokenId> next_tokens,
-                             std::vector<StepEvent>& events) {
+                             std::span<const TokenId> next_tokens, std::vector<StepEvent>& events) {
   Sequence& sequence = *scheduled.sequence;
   if (!sequence.stats.first_token_ns.has_value()) sequence.stats.first_token_ns = clock_.now_ns();
   int accepted = 0;
@@ -472,13 +495,7 @@ void Scheduler::take_outputs(const ScheduledSequence& scheduled,
       events.push_back(event);
     }
   }
-  if (scheduled.num_drafts > 0) {
-    sequence.lookup.judged(scheduled.num_drafts, accepted);
-    counters_.drafts_proposed += scheduled.num_drafts;
-    counters_.drafts_accepted += accepted;
-    sequence.stats.drafts_proposed += scheduled.num_drafts;
-    sequence.stats.drafts_accepted += accepted;
-  }
+  if (scheduled.num_drafts > 0) judge_drafts(sequence, scheduled.num_drafts, accepted);
   // Keys and values of drafts that did not come true are written over.
   cache_.append(sequence.kv, sequence.tokens, scheduled.num_tokens + accepted);
   if (event.finish != FinishReason::kNone) {

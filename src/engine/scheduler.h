@@ -61,6 +61,9 @@ struct SchedulerConfig {
   double decode_stretch_max = 0;
   // Most guessed tokens beside a decoding sequence's last one (prompt_lookup.h). 0: none.
   int draft_tokens_max = 0;
+  // The same where a request's constraint leaves one text to follow (TokenConstraint::guess()). Its
+  // guesses come first. 0: none.
+  int forced_tokens_max = 0;
 };
 
 // Totals since the start.
@@ -73,6 +76,7 @@ struct SchedulerCounters {
   // waited for another that was computing them.
   int64_t tokens_from_tier = 0, tokens_waited_for = 0;
   int64_t drafts_proposed = 0, drafts_accepted = 0;  // UNITS: tokens
+  int64_t forced_proposed = 0, forced_accepted = 0;  // of these, the constraints' guesses
   int64_t tier_waits_given_up = 0;
   int64_t deadlines_passed = 0;
 };
@@ -186,6 +190,8 @@ class Scheduler {
   bool start_by_rank(size_t index, StepPlan& plan);
   void note_step(const StepPlan& plan);
   int add_drafts(Sequence& sequence, int64_t end, int budget);
+  void propose(Sequence& sequence, int most);
+  void judge_drafts(Sequence& sequence, int proposed, int accepted);
   void take_outputs(const ScheduledSequence& scheduled, std::span<const TokenId> next_tokens,
                     std::vector<StepEvent>& events);
   Status check_input(const Request& request) const;

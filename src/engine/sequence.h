@@ -59,7 +59,9 @@ struct Sequence {
   EncodingRef encoding;  // of the input; held while the sequence runs
   Sampler sampler;
   PromptLookup lookup;
+  DraftGain forced_gain{0.9};  // of guesses that the constraint makes
   std::vector<TokenId> draft;  // guesses for the tokens after the last, in the step just planned
+  bool draft_is_forced = false;  // the constraint made them
   // What the cache is bringing back for it while it waits; asked for once per admission.
   std::optional<PromotionTicket> promotion;
   bool asked_tier = false;

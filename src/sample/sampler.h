@@ -38,6 +38,11 @@ class Sampler {
 
   // The constraint lets nothing follow what was accepted.
   bool is_complete() const { return constraint_ != nullptr && constraint_->is_complete(); }
+  // Appends guesses of the constraint for the next tokens (token_constraint.h).
+  void guess(int tokens_max, std::vector<TokenId>& tokens) const {
+    if (constraint_ != nullptr && failure_.ok()) constraint_->guess(tokens_max, tokens);
+  }
+  bool is_constrained() const { return constraint_ != nullptr; }
   // Why the constraint could not go on; ok while it can.
   const Status& failure() const { return failure_; }
 

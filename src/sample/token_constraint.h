@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "base/strong_id.h"
@@ -24,6 +25,13 @@ class TokenConstraint {
 
   // Goes on by a token that was allowed. ERRORS: as allowed().
   virtual Status accept(TokenId token) = 0;
+
+  // Appends at most `tokens_max` guesses for the next tokens, where all continuations begin with the
+  // same text: certain in what they spell, but not in how. Changes nothing.
+  virtual void guess(int tokens_max, std::vector<TokenId>& tokens) const {
+    static_cast<void>(tokens_max);
+    static_cast<void>(tokens);
+  }
 
   // Nothing can follow: the output ends here.
   virtual bool is_complete() const = 0;

@@ -371,7 +371,8 @@ class ApiServer::Impl {
     context_.look_at_engine(visit, [this](const EngineSnapshot& snapshot) {
       HttpResponse response;
       response.content_type = kMetricsContentType;
-      response.body = metrics_text(snapshot, context_.model.name());
+      response.body =
+          metrics_text(snapshot, context_.model.constraints().counters(), context_.model.name());
       return response;
     });
   }

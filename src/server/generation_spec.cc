@@ -200,34 +200,63 @@ void read_common(Fields& fields, const ServedModel& model, const std::string& te
     fields.fail(std::move(*error));
 }
 
+namespace {
+
+// The arguments of tools whose calls have tags.
+std::optional<ApiError> read_arguments(std::vector<ToolChoice>& tools, OutputLayout& layout) {
+  for (ToolChoice& tool : tools) {
+    Result<std::vector<TaggedArgument>> arguments = tagged_arguments(tool.schema, tool.place);
+    if (!arguments.ok()) return constraint_error(arguments.status(), "tools");
+    tool.arguments = std::move(*arguments);
+    for (const TaggedArgument& argument : tool.arguments) {
+      if (argument.is_text) layout.text_arguments[tool.name].insert(argument.name);
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 std::optional<ApiError> constrain_output(const ServedModel& model, GenerationSpec& spec) {
-  if (spec.answer.source.has_value() && spec.tools.may_call()) {
-    return not_supported(spec.answer.param,
-                         fmt::format("'{}' together with tools that may be called is not supported "
-                                     "by this version of quipu",
-                                     spec.answer.param));
+  const ToolFormat& format = model.tool_format();
+  const bool must_call = spec.tools.use == ToolRequest::Use::kRequired;
+  const bool calls_or_answer =
+      spec.answer.source.has_value() && spec.tools.may_call() && !must_call;
+  if (calls_or_answer && !can_tell_apart(*spec.answer.source, format)) {
+    return not_supported(
+        spec.answer.param,
+        fmt::format("'{}' together with tools that may be called: this model's calls and such an "
+                    "answer cannot be told apart from their beginnings; ask for one of them",
+                    spec.answer.param));
   }
   OutputRules rules{.answer = spec.answer.source,
                     .tools = {},
-                    .must_call = spec.tools.use == ToolRequest::Use::kRequired,
+                    .must_call = must_call,
                     .many_calls = spec.tools.parallel,
                     .thinking = spec.thinking,
                     .thinking_open = spec.thinking_open};
   if (spec.tools.may_call()) rules.tools = spec.tools.choices;
-  const std::optional<ConstraintSource> source = output_structure(rules, model.tool_format());
+  OutputLayout layout;
+  if (format.tags.has_value()) {
+    if (std::optional<ApiError> error = read_arguments(rules.tools, layout)) return error;
+  }
+  const std::optional<ConstraintSource> source = output_structure(rules, format);
   if (source.has_value()) {
-    Result<std::shared_ptr<const Constraint>> constraint = model.constrain(*source);
-    if (!constraint.ok())
-      return constraint_error(constraint.status(),
-                              spec.tools.may_call() ? "tools" : spec.answer.param);
+    Result<std::shared_ptr<const Constraint>> constraint = model.constrain(spec.tenant, *source);
+    if (!constraint.ok()) {
+      const bool is_of_tools =
+          spec.tools.may_call() &&
+          (!calls_or_answer || constraint.status().message().starts_with("tools"));
+      return constraint_error(constraint.status(), is_of_tools ? "tools" : spec.answer.param);
+    }
     spec.params.constraint = std::move(*constraint);
   }
-  OutputLayout layout;
   if (spec.thinking.has_value() && spec.show_thinking) {
     layout.thinking = spec.thinking;
     layout.thinking_open = spec.thinking_open;
   }
-  if (spec.tools.may_call()) layout.calls = model.tool_format();
+  if (spec.tools.may_call()) layout.calls = format;
+  layout.calls_alone = calls_or_answer;
   if (layout.thinking.has_value() || layout.calls.has_value()) spec.params.layout = layout;
   return std::nullopt;
 }

@@ -191,6 +191,10 @@ void write_steps(const EngineStatistics& statistics, Writer& writer) {
                  "Guessed tokens that were checked.");
   writer.counter("spec_decode_num_accepted_tokens_total", statistics.scheduler.drafts_accepted,
                  "Guessed tokens that came true.");
+  writer.counter("spec_decode_num_forced_draft_tokens_total", statistics.scheduler.forced_proposed,
+                 "Of the guessed tokens, those that a constraint left alone.");
+  writer.counter("spec_decode_num_forced_accepted_tokens_total",
+                 statistics.scheduler.forced_accepted, "Of these, those that came true.");
 }
 
 void write_pins(const EngineSnapshot& snapshot, Writer& writer) {
@@ -212,9 +216,21 @@ void write_pins(const EngineSnapshot& snapshot, Writer& writer) {
     writer.sample("kv_pin_events_total", count, fmt::format("event=\"{}\"", event));
 }
 
+void write_constraints(const ConstraintCacheCounters& counters, Writer& writer) {
+  writer.gauge("constraints_kept", counters.entries, "Compiled forms of outputs that are kept.");
+  writer.gauge("constraints_kept_bytes", counters.bytes, "Bytes that they take.");
+  writer.counter("constraint_hits_total", counters.hits,
+                 "Requests whose form of the output was compiled already.");
+  writer.counter("constraint_compiles_total", counters.misses, "Forms of outputs compiled.");
+  writer.counter("constraint_evictions_total", counters.evictions, "Compiled forms given up.");
+  writer.counter("constraint_compile_seconds_total",
+                 static_cast<double>(counters.compile_ns) * 1e-9, "Time spent compiling them.");
+}
+
 }  // namespace
 
-std::string metrics_text(const EngineSnapshot& snapshot, const std::string& model_name) {
+std::string metrics_text(const EngineSnapshot& snapshot, const ConstraintCacheCounters& constraints,
+                         const std::string& model_name) {
   Writer writer(model_name);
   const ServingMetrics& metrics = snapshot.metrics;
   write_requests(snapshot, writer);
@@ -224,6 +240,7 @@ std::string metrics_text(const EngineSnapshot& snapshot, const std::string& mode
   write_hits_by_tier(statistics, writer);
   write_pins(snapshot, writer);
   write_steps(statistics, writer);
+  write_constraints(constraints, writer);
   writer.histogram("time_to_first_token_seconds", metrics.time_to_first_token,
                    "From arrival to the first output token.");
   writer.histogram("inter_token_latency_seconds", metrics.time_between_tokens,

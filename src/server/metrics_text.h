@@ -5,12 +5,14 @@
 #include <string>
 
 #include "app/engine_thread.h"
+#include "text/constraint_cache.h"
 
 namespace quipu {
 
 inline constexpr const char* kMetricsContentType = "text/plain; version=0.0.4; charset=utf-8";
 
 // THREADS: the engine thread's, with its snapshot.
-std::string metrics_text(const EngineSnapshot& snapshot, const std::string& model_name);
+std::string metrics_text(const EngineSnapshot& snapshot, const ConstraintCacheCounters& constraints,
+                         const std::string& model_name);
 
 }  // namespace quipu

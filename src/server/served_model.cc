@@ -21,7 +21,8 @@ Result<ServedModel> ServedModel::create(const LoadedModel& model, std::vector<st
                           .count();
   served.tool_format_ = tool_format_of(*model.tokenizer);
   served.thinking_format_ = thinking_format_of(*model.tokenizer);
-  served.constraints_ = std::make_unique<ConstraintCompiler>(*model.tokenizer);
+  served.compiler_ = std::make_unique<ConstraintCompiler>(*model.tokenizer);
+  served.constraints_ = std::make_unique<ConstraintCache>(*served.compiler_);
   Result<std::optional<ChatTemplate>> chat_template = chat_template_of(model);
   if (!chat_template.ok()) return chat_template.status().with_context("the model's chat template");
   served.chat_template_ = std::move(*chat_template);
@@ -85,10 +86,8 @@ ApiResult<std::string> ServedModel::render(const Json& messages, const Json& too
 }
 
 Result<std::shared_ptr<const Constraint>> ServedModel::constrain(
-    const ConstraintSource& source) const {
-  Result<Constraint> compiled = constraints_->compile(source);
-  if (!compiled.ok()) return compiled.status();
-  return std::make_shared<const Constraint>(std::move(*compiled));
+    const std::string& tenant, const ConstraintSource& source) const {
+  return constraints_->get(tenant, source);
 }
 
 }  // namespace quipu

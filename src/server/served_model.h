@@ -11,7 +11,7 @@
 #include "app/engine_thread.h"
 #include "server/api_error.h"
 #include "text/chat_template.h"
-#include "text/constraint.h"
+#include "text/constraint_cache.h"
 #include "text/tool_format.h"
 
 namespace quipu {
@@ -47,8 +47,11 @@ class ServedModel {
                                 bool add_generation_prompt) const;
   const ToolFormat& tool_format() const { return tool_format_; }
   const std::optional<ThinkingFormat>& thinking_format() const { return thinking_format_; }
-  // What an output may be. ERRORS: as ConstraintCompiler::compile(). THREADS: any.
-  Result<std::shared_ptr<const Constraint>> constrain(const ConstraintSource& source) const;
+  // What an output may be; kept for this tenant's next requests. ERRORS: as
+  // ConstraintCompiler::compile(). THREADS: any.
+  Result<std::shared_ptr<const Constraint>> constrain(const std::string& tenant,
+                                                      const ConstraintSource& source) const;
+  const ConstraintCache& constraints() const { return *constraints_; }
 
  private:
   ServedModel() = default;
@@ -56,7 +59,8 @@ class ServedModel {
   const LoadedModel* model_ = nullptr;
   std::vector<std::string> names_;
   std::optional<ChatTemplate> chat_template_;
-  std::unique_ptr<ConstraintCompiler> constraints_;
+  std::unique_ptr<ConstraintCompiler> compiler_;
+  std::unique_ptr<ConstraintCache> constraints_;  // of the compiler's
   ToolFormat tool_format_;
   std::optional<ThinkingFormat> thinking_format_;
   int64_t created_s_ = 0;

@@ -62,6 +62,15 @@ Result<bool> Constraint::may_end() {
   return may != 0;
 }
 
+Status Constraint::forced(std::string& bytes) const {
+  ShimBuffer forced, message;
+  const int32_t code = quipu_constraint_forced(handle_.get(), forced.out(), message.out());
+  bytes += forced.view();
+  return status_of(code, message, ErrorCode::kInternal);
+}
+
+uint64_t Constraint::memory_bytes() const { return quipu_constraint_bytes(handle_.get()); }
+
 ConstraintCompiler::~ConstraintCompiler() { quipu_vocabulary_free(vocabulary_); }
 
 Status ConstraintCompiler::prepare() {

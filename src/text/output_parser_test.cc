@@ -88,18 +88,32 @@ TEST(OutputParser, ReadsMistralsAndLlamasCalls) {
   const auto mistral = tokenizer_with("{% if tools %}[TOOL_CALLS] {{ tools }}");
   OutputLayout layout{{}, false, tool_format_of(*mistral)};
   EXPECT_EQ(parse(layout,
-                  "[TOOL_CALLS][{\"name\": \"a\", \"arguments\": {}}, {\"name\": \"b\", "
+                  "\xff[TOOL_CALLS][{\"name\": \"a\", \"arguments\": {}}, {\"name\": \"b\", "
                   "\"arguments\": {\"x\": [1]}}]"),
             "[call a][with {}][call b][with {\"x\": [1]}]");
   EXPECT_EQ(layout.calls->begin.token, TokenId{2});
   const auto newer = tokenizer_with("{% if tools %}[TOOL_CALLS] {{ tools }}[ARGS]");
   layout.calls = tool_format_of(*newer);
-  EXPECT_EQ(parse(layout, "ok[TOOL_CALLS]a[ARGS]{\"x\": 1}[TOOL_CALLS]b[ARGS]{}"),
-            "[say ok][call a][with {\"x\": 1}][call b][with {}]");
+  EXPECT_EQ(parse(layout, "ok[TOOL_CALLS]\xff[TOOL_CALLS]a\xff[ARGS]{\"x\": 1}\xff[TOOL_CALLS]b\xff[ARGS]{}"),
+            "[say ok[TOOL_CALLS]][call a][with {\"x\": 1}][call b][with {}]");
+  EXPECT_EQ(parse(layout, "\xff[TOOL"), "[say [TOOL]");
   const auto llama = tokenizer_with("<|start_header_id|> tools {\"name\": n, \"parameters\": p}");
   layout.calls = tool_format_of(*llama);
   EXPECT_EQ(parse(layout, "{\"name\": \"a\", \"parameters\": {\"x\": 1}}"),
             "[call a][with {\"x\": 1}]");
+}
+
+// An answer that has a form, or calls: what the answer's text holds begins no call.
+TEST(OutputParser, TellsCallsFromAnAnswerByTheirBeginning) {
+  OutputLayout layout = hermes();
+  layout.calls_alone = true;
+  const std::string call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {}}\n</tool_call>";
+  EXPECT_EQ(parse(layout, call + "\n" + call), "[call add][with {}][call add][with {}]");
+  EXPECT_EQ(parse(layout, "{\"a\": \"<tool_call>\\n\"}"), "[say {\"a\": \"<tool_call>\\n\"}]");
+  EXPECT_EQ(parse(layout, "<think>a</think>\n\n" + call), "[think a][call add][with {}]");
+  EXPECT_EQ(parse(layout, "<think>a</think>\n\n{}"), "[think a][say {}]");
+  EXPECT_EQ(parse(layout, "<tool_"), "[say <tool_]");
+  EXPECT_EQ(parse(layout, ""), "");
 }
 
 // Templates as models come with them.
@@ -124,8 +138,15 @@ TEST(ToolFormat, IsFoundFromPublishedTemplates) {
     EXPECT_EQ(family(name), ToolFamily::kLlama3) << name;
   EXPECT_EQ(family("mistralai-Mistral-Nemo-Instruct-2407"), ToolFamily::kMistral);
   EXPECT_EQ(family("Mistral-Small-3.2-24B-Instruct-2506"), ToolFamily::kMistralArgs);
+  for (const char* name : {"Qwen3-Coder", "Qwen3.5-4B", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"})
+    EXPECT_EQ(family(name), ToolFamily::kQwenTags) << name;
+  EXPECT_EQ(family("GLM-4.6"), ToolFamily::kGlm);
+  EXPECT_EQ(family("MiniMax-M2"), ToolFamily::kMiniMax);
+  EXPECT_EQ(family("ibm-granite-granite-3.3-2B-Instruct"), ToolFamily::kGranite);
+  EXPECT_EQ(family("llama-cpp-deepseek-r1"), ToolFamily::kDeepSeekR1);
   for (const char* name :
-       {"Qwen3-Coder", "GLM-4.6", "MiniMax-M2", "openai-gpt-oss-120b", "Kimi-K2-Instruct"})
+       {"openai-gpt-oss-120b", "Kimi-K2-Instruct", "MiniMax-M3", "ByteDance-Seed-OSS",
+        "meetkai-functionary-medium-v3.1", "GLM-4.7-Flash", "deepseek-ai-DeepSeek-V3.2"})
     EXPECT_EQ(family(name), ToolFamily::kUnknown) << name;
   for (const char* name : {"google-gemma-2-2b-it", "microsoft-Phi-3.5-mini-instruct"})
     EXPECT_EQ(family(name), ToolFamily::kPlain) << name;

@@ -96,6 +96,26 @@ class Structured(ServerTest):
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             self.assertEqual(list(pool.map(ask, range(16))), alone)
 
+    def test_what_was_compiled_is_kept_and_what_must_follow_is_guessed(self):
+        names = ("constraint_hits_total", "constraint_compiles_total", "constraints_kept",
+                 "spec_decode_num_forced_accepted_tokens_total")
+        schema = {**SCHEMA, "title": "of this test alone"}
+        fields = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+
+        def grown(**more):
+            before = [self.server.metric(f"quipu_{name}") for name in names]
+            text = self.chat(**fields, **more)[0]["message"]["content"]
+            return text, [self.server.metric(f"quipu_{name}") - was for name, was in zip(names, before)]
+
+        first, (hits, compiles, kept, guessed) = grown()
+        self.assertEqual((hits, compiles, kept), (0, 1, 1))
+        self.assertGreater(guessed, 0)
+        again, (hits, compiles, kept, _) = grown()
+        self.assertEqual((again, hits, compiles, kept), (first, 1, 0, 0))
+        _, (hits, compiles, kept, _) = grown(n=3, seed=9)
+        self.assertEqual((hits, compiles, kept), (1, 0, 0))
+        self.assertGreater(self.server.metric("quipu_constraints_kept_bytes"), 0)
+
     def test_log_probabilities_are_the_models_own(self):
         free = self.chat(max_tokens=1, logprobs=True, top_logprobs=5)[0]["logprobs"]["content"][0]
         bound = self.chat(response_format=FORMAT, max_tokens=1, logprobs=True, top_logprobs=5)[0]["logprobs"]["content"][0]

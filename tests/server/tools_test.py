@@ -87,6 +87,31 @@ class Tools(ServerTest):
         bias = {str(token): 100 for token in self.server.post("/tokenize", {"content": "<"})["tokens"][-1:]}
         self.assertIn("<", self.chat(max_tokens=4, logit_bias=bias)["message"]["content"])
 
+    def test_an_answer_with_a_form_or_a_call(self):
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "type": "object", "required": ["goat"], "properties": {"goat": {"type": "boolean"}}}}}
+        kinds = set()
+        for seed in range(12):
+            # Both begin with a character that the model seldom begins with: none is likelier by much.
+            fields = {"response_format": form, "seed": seed, "temperature": 9, "parallel_tool_calls": False}
+            choice = self.chat(**fields)
+            message, calls = choice["message"], choice["message"].get("tool_calls", [])
+            kinds.add(choice["finish_reason"])
+            if choice["finish_reason"] == "stop":
+                self.assertEqual(set(json.loads(message["content"])), {"goat"})
+                self.assertEqual(calls, [])
+            elif choice["finish_reason"] == "tool_calls":
+                self.assertIsNone(message["content"])
+                check_call(calls[0]["function"]["name"], calls[0]["function"]["arguments"])
+            told, finish = joined(self.server.events(CHAT_PATH, self.ask(**fields)))
+            self.assertEqual(finish, choice["finish_reason"])
+            self.assertEqual(told["content"], message["content"] or "")
+            self.assertEqual([call["arguments"] for call in told["calls"]], [call["function"]["arguments"] for call in calls])
+        self.assertLessEqual({"stop", "tool_calls"}, kinds)
+        # Where a call is required, there is no answer to have a form.
+        choice = self.chat(response_format=form, tool_choice="required", parallel_tool_calls=False)
+        self.assertEqual(choice["finish_reason"], "tool_calls")
+
     def test_none_is_text_alone(self):
         free = self.server.post(CHAT_PATH, {"messages": MESSAGES, "max_tokens": 30, "seed": 1})["choices"][0]
         choice = self.chat(tool_choice="none", max_tokens=30)
@@ -164,7 +189,7 @@ class Tools(ServerTest):
         self.assertEqual(refusal(tools=[TOOLS[0], TOOLS[0]])["param"], "tools[1].function.name")
         self.assertEqual(refusal(tools=[{"name": "x"}])["param"], "tools[0]")
         self.assertEqual(refusal(501, tools=[{"type": "web_search"}])["param"], "tools[0].type")
-        self.assertEqual(refusal(501, response_format={"type": "json_object"})["param"], "response_format")
+        self.assertEqual(refusal(501, guided_regex="a+")["param"], "guided_regex")  # begins like any text
         self.assertEqual(refusal(reasoning_format="loud")["param"], "reasoning_format")
         broken = [{"role": "assistant", "tool_calls": [{"id": "1"}]}]
         self.assertEqual(refusal(messages=MESSAGES + broken)["param"], "messages[1].tool_calls[0]")

@@ -181,6 +181,14 @@ int32_t quipu_constraint_accept(QuipuConstraint* constraint, uint32_t token, int
 /* *may becomes 1 when the output may end here, else 0. */
 int32_t quipu_constraint_may_end(QuipuConstraint* constraint, int32_t* may, QuipuBuffer* error);
 
+/* The bytes of the next few tokens of every output from here on, or none; a control token is 0xff and
+ * its id in brackets. Nothing changes. */
+int32_t quipu_constraint_forced(const QuipuConstraint* constraint, QuipuBuffer* out,
+                                QuipuBuffer* error);
+
+/* About how many bytes of memory it took when it was compiled. */
+size_t quipu_constraint_bytes(const QuipuConstraint* constraint);
+
 void quipu_constraint_free(QuipuConstraint* constraint);
 
 #ifdef __cplusplus

@@ -4,7 +4,10 @@
 //! Sources are untrusted. Sizes are limited before anything is parsed, compiling runs with fuel, and
 //! on a thread whose stack has room for the deepest nesting that the parsers accept.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{SimpleVob, TokTrie};
 use llguidance::{regex_to_lark, Matcher};
 use serde_json::Value;
 
@@ -39,9 +42,24 @@ impl Kind {
     }
 }
 
+/// Of a constraint beside its lexer and its source: about what one of a single letter takes.
+const BYTES_AT_LEAST: usize = 64 << 10;
+/// What a grammar takes for each byte of its source, beside its lexer: measured on schemas of 0.5 to
+/// 70 KB (bench/text).
+const BYTES_PER_SOURCE_BYTE: usize = 56;
+
+/// How far forced() looks ahead, and how many tokens may be beginnings of one another.
+const FORCED_TOKENS_MAX: usize = 16;
+const CHAIN_MAX: usize = 64;
+/// Items of the parser and fuel of the lexer for looking ahead. An output that needs more is not asked
+/// again: guesses must not multiply what a hostile source costs.
+const FORCED_WORK_MAX: u64 = 20_000;
+
 pub struct Constraint {
     matcher: Matcher,
     vocabulary_size: usize,
+    bytes: usize,
+    forced_costs_too_much: AtomicBool,
 }
 
 impl Constraint {
@@ -77,6 +95,9 @@ impl Constraint {
             }
         };
         let parser = vocabulary.factory.create_parser(grammar).map_err(|error| refusal(error))?;
+        let bytes = BYTES_AT_LEAST
+            + BYTES_PER_SOURCE_BYTE * source.len()
+            + parser.parser.lexer_stats().num_bytes;
         let mut matcher = Matcher::new(Ok(parser));
         // A grammar that allows nothing at all is found here, and not at the first token.
         let allows_nothing =
@@ -84,13 +105,59 @@ impl Constraint {
         if matcher.is_error() || allows_nothing {
             return Err(Failure::invalid("it allows no output at all"));
         }
-        Ok(Constraint { matcher, vocabulary_size: vocabulary.size })
+        let forced_costs_too_much = AtomicBool::new(false);
+        Ok(Constraint { matcher, vocabulary_size: vocabulary.size, bytes, forced_costs_too_much })
+    }
+
+    /// About what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// A constraint at the same place that shares nothing with this one, so that how much work one
     /// did changes nothing for another.
     pub fn duplicate(&self) -> Self {
-        Constraint { matcher: self.matcher.deep_clone(), vocabulary_size: self.vocabulary_size }
+        Constraint {
+            matcher: self.matcher.deep_clone(),
+            vocabulary_size: self.vocabulary_size,
+            bytes: self.bytes,
+            forced_costs_too_much: AtomicBool::new(false),
+        }
+    }
+
+    /// The bytes that come next, whatever is chosen, as far as tokens end with them; a control token as
+    /// 0xff and its id in brackets. A copy goes ahead, by masks, which have their limits: what this one
+    /// allows, and what its own limits count, stays as it was.
+    pub fn forced(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if self.forced_costs_too_much.load(Ordering::Relaxed) {
+            return bytes;
+        }
+        let mut work = 0;
+        let mut ahead = self.matcher.deep_clone();
+        let Ok(env) = ahead.tok_env() else { return bytes };
+        for _ in 0..FORCED_TOKENS_MAX {
+            if ahead.is_stopped() || work > FORCED_WORK_MAX {
+                break;
+            }
+            let mask = ahead.compute_mask_or_eos();
+            work += ahead
+                .last_step_stats()
+                .map_or(FORCED_WORK_MAX + 1, |step| step.lexer_cost + step.all_items as u64);
+            let Ok(mask) = mask else { break };
+            let Some(token) = only_text(&mask, env.tok_trie()) else { break };
+            if env.tok_trie().is_special_token(token) {
+                bytes.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                bytes.extend_from_slice(format!("[{token}]").as_bytes());
+            } else {
+                bytes.extend_from_slice(env.tok_trie().token(token));
+            }
+            if ahead.consume_token(token).is_err() {
+                break;
+            }
+        }
+        self.forced_costs_too_much.store(work > FORCED_WORK_MAX, Ordering::Relaxed);
+        bytes
     }
 
     /// Sets bit i % 32 of word i / 32 when token i may come next.
@@ -126,6 +193,22 @@ impl Constraint {
         }
         self.matcher.is_accepting().map_err(|error| failed(error))
     }
+}
+
+/// The longest of the tokens in the mask, when all others are beginnings of it; or the only one.
+fn only_text(mask: &SimpleVob, trie: &TokTrie) -> Option<u32> {
+    let count = mask.num_set();
+    if count == 0 || count > CHAIN_MAX {
+        return None;
+    }
+    let tokens = mask.to_list();
+    let longest = *tokens.iter().max_by_key(|token| trie.token(**token).len())?;
+    if trie.is_special_token(longest) {
+        return (count == 1 && !trie.eos_tokens().contains(&longest)).then_some(longest);
+    }
+    let text = trie.token(longest);
+    let all_begin_it = tokens.iter().all(|token| text.starts_with(trie.token(*token)));
+    (all_begin_it && !text.is_empty()).then_some(longest)
 }
 
 pub fn parse_json(source: &str) -> Outcome<Value> {
@@ -373,6 +456,113 @@ mod tests {
         tokens.push(CALLS);
         tokens.extend(format!("[{call}, {call}]").bytes().map(u32::from));
         assert_eq!(follow(&compiled, &tokens), (tokens.len(), true));
+    }
+
+    #[test]
+    fn calls_or_an_answer() {
+        let both = |thinking: Value, begin: Value| {
+            let mut whole: Value =
+                serde_json::from_str(&structure(json!({"text": false, "begin": begin}))).unwrap();
+            whole["thinking"] = thinking;
+            whole["answer"] = json!({"kind": "json_schema", "source": "{\"type\":\"boolean\"}"});
+            whole.to_string()
+        };
+        let plain = both(Value::Null, json!("<tool_call>"));
+        for good in [CALL, "true", &format!("{CALL}\n{CALL}")] {
+            assert!(accepts(Kind::Structure, &plain, good), "{good}");
+        }
+        for bad in ["text", "", "<tool_call>true", &format!("true{CALL}"), &format!("{CALL}true")] {
+            assert!(!accepts(Kind::Structure, &plain, bad), "{bad}");
+        }
+        let thinks = both(json!({"begin": "<think>", "end": "</think>"}), json!("<tool_call>"));
+        assert!(accepts(Kind::Structure, &thinks, "<think>a</think>\n\nfalse"));
+        assert!(accepts(Kind::Structure, &thinks, &format!("<think>a</think>\n{CALL}")));
+        assert!(!accepts(Kind::Structure, &thinks, "<think>a</think>\n\nno"));
+        // Begun by a token of its own.
+        let compiled = Constraint::compile(
+            &vocabulary(),
+            Kind::Structure,
+            &both(Value::Null, json!({"token": CALLS})),
+        )
+        .unwrap();
+        let mut tokens: Vec<u32> = vec![CALLS];
+        tokens.extend(CALL["<tool_call>".len()..].bytes().map(u32::from));
+        assert_eq!(follow(&compiled, &tokens), (tokens.len(), true));
+        let answer: Vec<u32> = "true".bytes().map(u32::from).collect();
+        assert_eq!(follow(&compiled, &answer), (4, true));
+    }
+
+    #[test]
+    fn calls_with_arguments_between_marks() {
+        let source = structure(json!({
+            "before_name": "\n<function=", "after_name": ">\n", "after_arguments": "</function>\n",
+            "text": false, "tags": {"before_key": "<parameter=", "after_key": ">\n",
+                                    "after_value": "\n</parameter>\n"},
+            "tools": [{"name": "go", "arguments": [
+                {"name": "city", "required": true, "text": true, "schema": {"type": "string"}, "place": "p"},
+                {"name": "days", "required": false, "text": false, "schema": {"type": "integer"}, "place": "p"},
+                {"name": "how", "required": false, "text": true, "choices": ["car", "on foot"],
+                 "schema": {"enum": ["car", "on foot"]}, "place": "p"},
+                {"name": "code", "required": false, "text": true, "pattern": "[A-Z]{2,3}",
+                 "schema": {"type": "string"}, "place": "p"},
+                {"name": "note", "required": false, "text": true, "characters_max": 5,
+                 "schema": {"type": "string"}, "place": "p"}]}]}));
+        let call = |arguments: &str| {
+            format!("<tool_call>\n<function=go>\n{arguments}</function>\n</tool_call>")
+        };
+        let argument =
+            |name: &str, value: &str| format!("<parameter={name}>\n{value}\n</parameter>\n");
+        let city = argument("city", "Lima\n<Centro> \"x\"");
+        for good in [
+            city.clone(),
+            city.clone() + &argument("days", "3") + &argument("how", "on foot"),
+            city.clone() + &argument("code", "ABC") + &argument("note", "a\nb c"),
+            argument("city", "") + &argument("note", ""),
+        ] {
+            assert!(accepts(Kind::Structure, &source, &call(&good)), "{good}");
+        }
+        for bad in [
+            String::new(),
+            city.clone() + &argument("days", "three"),
+            city.clone() + &argument("how", "by bus"),
+            city.clone() + &argument("code", "A"),
+            city.clone() + &argument("note", "sixsix"),
+            city.clone() + &argument("other", "x"),
+            argument("days", "3") + &city,
+        ] {
+            assert!(!accepts(Kind::Structure, &source, &call(&bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_forced_is_known_and_asking_changes_nothing() {
+        let choice = r#"["once upon", "once more"]"#;
+        let compiled = Constraint::compile(&vocabulary(), Kind::Choice, choice).unwrap();
+        let mut state = compiled.duplicate();
+        assert_eq!(state.forced(), b"once ");
+        for byte in b"once " {
+            state.accept(u32::from(*byte)).unwrap();
+        }
+        assert_eq!(state.forced(), b"");
+        let mut words = [0u32; 9];
+        state.mask(&mut words).unwrap();
+        assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>(), 2);
+        state.accept(u32::from(b'm')).unwrap();
+        assert_eq!(state.forced(), b"ore");
+        let calls = structure(json!({"text": false, "begin": {"token": CALLS}}));
+        let mut whole: Value = serde_json::from_str(&calls).unwrap();
+        whole["thinking"] = Value::Null;
+        let calls =
+            Constraint::compile(&vocabulary(), Kind::Structure, &whole.to_string()).unwrap();
+        let begin = format!("\n{{\"name\": \"add\", \"arguments\": {{\"a\": ");
+        let mut expected = format!("\u{1}[{CALLS}]{begin}").into_bytes();
+        expected[0] = 0xff;
+        let mark = format!("?[{CALLS}]").len();
+        assert_eq!(calls.forced(), expected[..mark + FORCED_TOKENS_MAX - 1]);
+        // What has no end: spaces that are ignored, as many as one likes.
+        let endless = "start: A \" \" B\nA: \"a\"\nB: /[b-z]+/\n%ignore / +/";
+        let endless = Constraint::compile(&vocabulary(), Kind::Lark, endless).unwrap();
+        assert!(endless.forced().len() <= FORCED_TOKENS_MAX);
     }
 
     #[test]

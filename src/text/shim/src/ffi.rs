@@ -471,6 +471,27 @@ pub unsafe extern "C" fn quipu_constraint_may_end(
 }
 
 /// # Safety
+/// `constraint` is a live handle; `out` receives bytes to free with quipu_buffer_free.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_forced(
+    constraint: *const Constraint,
+    out: *mut QuipuBuffer,
+    error: *mut QuipuBuffer,
+) -> i32 {
+    guard(error, || {
+        out.write(QuipuBuffer::from((*constraint).forced()));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `constraint` is a live handle.
+#[no_mangle]
+pub unsafe extern "C" fn quipu_constraint_bytes(constraint: *const Constraint) -> usize {
+    (*constraint).bytes()
+}
+
+/// # Safety
 /// `constraint` is a handle that no one uses any more, or null.
 #[no_mangle]
 pub unsafe extern "C" fn quipu_constraint_free(constraint: *mut Constraint) {

@@ -15,10 +15,15 @@ const TOOLS_MAX: usize = 256;
 pub fn to_lark(description: &Value) -> Outcome<String> {
     let mut out = String::new();
     let thought = thought(&description["thinking"], &mut out);
-    let body = if description["calls"].is_object() {
-        calls(&description["calls"], &thought, &mut out)?
-    } else {
-        Body::alike(answer(&description["answer"], &mut out)?)
+    let body = match (description["calls"].is_object(), description["answer"].is_object()) {
+        (true, true) => {
+            let calls = calls(&description["calls"], &thought, &mut out)?;
+            let answer = answer(&description["answer"], &mut out)?;
+            out.push_str(&format!("answer: {answer}\n"));
+            calls.or("answer")
+        }
+        (true, false) => calls(&description["calls"], &thought, &mut out)?,
+        (false, _) => Body::alike(answer(&description["answer"], &mut out)?),
     };
     let start = match thought {
         Thought::None => body.alone,
@@ -47,14 +52,24 @@ impl Body {
     fn alike(rule: String) -> Body {
         Body { after_thought: rule.clone(), alone: rule }
     }
+
+    fn or(&self, rule: &str) -> Body {
+        Body {
+            after_thought: format!("({} | {rule})", self.after_thought),
+            alone: format!("({} | {rule})", self.alone),
+        }
+    }
 }
 
 fn text<'a>(json: &'a Value, name: &str) -> Outcome<&'a str> {
     json[name].as_str().ok_or_else(|| Failure::internal(format!("a structure without {name}")))
 }
 
-/// A mark as grammar: a text, or {"token": ID}, or null for nothing.
+/// A mark as grammar: a text, or {"token": ID}, or several of them, or null for nothing.
 fn mark(json: &Value) -> String {
+    if let Some(parts) = json.as_array() {
+        return parts.iter().map(mark).collect();
+    }
     match (json["token"].as_u64(), json.as_str()) {
         (Some(id), _) => format!(" <[{id}]>"),
         (None, Some(text)) if !text.is_empty() => format!(" {}", lark_string(text)),
@@ -123,7 +138,7 @@ fn calls(calls: &Value, thought: &Thought, out: &mut String) -> Outcome<Body> {
     let each = calls["marks_each"] == json!(true);
     let first = if each { format!("call{end}") } else { format!("{open} call") };
     let next = if each { format!("{begin} call{end}") } else { "call".to_string() };
-    let last = if each { "" } else { &close };
+    let last = if each { String::new() } else { format!("{close}{end}") };
     let many = calls["many"] == json!(true);
     let more = if many { format!(" ({between} {next})*") } else { String::new() };
     let after_begin = format!("{first}{more}{last}");
@@ -159,21 +174,80 @@ fn one_call(calls: &Value, out: &mut String) -> Outcome<()> {
         let count = tools.len();
         return Err(Failure::exhausted(format!("{count} tools; expected 1 to {TOOLS_MAX}")));
     }
-    let nothing = json!({"properties": {}});
     let after_name = mark(&calls["after_name"]);
     let after_arguments = mark(&calls["after_arguments"]);
     let mut names = Vec::new();
     for (i, tool) in tools.iter().enumerate() {
-        let given = if tool["schema"].is_null() { &nothing } else { &tool["schema"] };
-        let mut arguments = schema::prepare(given.clone(), text(tool, "place")?)?;
-        // Arguments are an object, whatever else the schema says.
-        if let Some(members) = arguments.as_object_mut() {
-            members.entry("type").or_insert(json!("object"));
-        }
-        let name = lark_string(&format!("{}{}", text(calls, "before_name")?, text(tool, "name")?));
-        out.push_str(&format!("call{i}: {name}{after_name} %json {arguments}{after_arguments}\n"));
+        let arguments = match calls["tags"].is_object() {
+            true => tagged_arguments(&calls["tags"], &tool["arguments"], i, out)?,
+            false => json_arguments(tool)?,
+        };
+        let name = text(tool, "name")?;
+        let name = match calls["before_name"].as_str() {
+            Some(before) => lark_string(&format!("{before}{name}")),
+            None => format!("{} {}", mark(&calls["before_name"]), lark_string(name)),
+        };
+        out.push_str(&format!("call{i}: {name}{after_name}{arguments}{after_arguments}\n"));
         names.push(format!("call{i}"));
     }
     out.push_str(&format!("call: {}\n", names.join(" | ")));
     Ok(())
+}
+
+/// One object. Arguments are an object, whatever else the schema says.
+fn json_arguments(tool: &Value) -> Outcome<String> {
+    let nothing = json!({"properties": {}});
+    let given = if tool["schema"].is_null() { &nothing } else { &tool["schema"] };
+    let mut arguments = schema::prepare(given.clone(), text(tool, "place")?)?;
+    if let Some(members) = arguments.as_object_mut() {
+        members.entry("type").or_insert(json!("object"));
+    }
+    Ok(format!(" %json {arguments}"))
+}
+
+/// Arguments between marks, in their order (text/tagged_arguments.h); what follows a value ends with
+/// a line's end.
+fn tagged_arguments(
+    tags: &Value,
+    arguments: &Value,
+    tool: usize,
+    out: &mut String,
+) -> Outcome<String> {
+    let after = text(tags, "after_value")?;
+    let mut rules = String::new();
+    for (i, argument) in arguments.as_array().into_iter().flatten().enumerate() {
+        let schema = schema::prepare(argument["schema"].clone(), text(argument, "place")?)?;
+        let key = lark_string(&format!(
+            "{}{}{}",
+            text(tags, "before_key")?,
+            text(argument, "name")?,
+            text(tags, "after_key")?
+        ));
+        let value = match argument["text"] == json!(true) {
+            true => text_value(argument, after, &format!("{tool}_{i}"), out)?,
+            false => format!("%json {schema} {}", lark_string(after)),
+        };
+        let wrapped = if argument["required"] == json!(true) { "" } else { "?" };
+        rules.push_str(&format!(" ({key} {value}){wrapped}"));
+    }
+    Ok(rules)
+}
+
+/// A text and what follows it.
+fn text_value(argument: &Value, after: &str, name: &str, out: &mut String) -> Outcome<String> {
+    let choices = argument["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !choices.is_empty() {
+        let texts = choices.iter().filter_map(Value::as_str);
+        let all: Vec<String> = texts.map(|choice| lark_string(&format!("{choice}{after}"))).collect();
+        return Ok(format!("({})", all.join(" | ")));
+    }
+    if let Some(pattern) = argument["pattern"].as_str().filter(|pattern| !pattern.is_empty()) {
+        let whole = lark_regex(pattern)?;
+        out.push_str(&format!("VALUE{name}: ({whole} & /[^\\n]*/) {}\n", lark_string(after)));
+        return Ok(format!("VALUE{name}"));
+    }
+    let most = argument["characters_max"].as_u64().map(|most| format!("{{0,{most}}}"));
+    let most = most.unwrap_or("*".to_string());
+    out.push_str(&format!("value{name}[lazy]: /(?s:.{most}){}/\n", regex_literal(after)));
+    Ok(format!("value{name}"))
 }
