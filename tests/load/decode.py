@@ -107,8 +107,8 @@ def large_model(scratch):
 
 
 def serve(model, *flags):
-    quipu_server.MODEL = model
-    return quipu_server.Server("--kv-memory", "1GiB", "--ctx-size", "8192" if model != BUILT_IN else "2048", *flags)
+    context = "2048" if model == BUILT_IN else "8192"
+    return quipu_server.Server("--kv-memory", "1GiB", "--ctx-size", context, *flags, model=model)
 
 
 def row(*cells):
