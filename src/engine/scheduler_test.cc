@@ -308,7 +308,7 @@ TEST(Scheduler, AnUrgentRequestTakesTheRoomOfALaterPriority) {
 }
 
 // A prompt of 10,000 tokens beside four streams: their tokens keep coming at half their pace or
-// better, and the prompt gets all that is left.
+// better, and the prompt gets what the pacer aims at (0.76 of a step without), but for one in 17.
 TEST(Scheduler, ALongPromptDoesNotStallRunningStreams) {
   constexpr int64_t kBaseNs = 25'000'000, kPromptTokenNs = 1'700'000, kPrompt = 10'000;
   SchedulerConfig config = {.batch_tokens_max = 512,
@@ -335,14 +335,17 @@ TEST(Scheduler, ALongPromptDoesNotStallRunningStreams) {
   Request request = make_request(9, std::vector<TokenId>(kPrompt, 33), 1);
   ASSERT_TRUE(simulation.scheduler.submit(std::move(request)).ok());
   int steps = 0;
+  int64_t settled_ns = 0;
   while (!simulation.finished.contains(9)) {
     const int64_t begin_ns = simulation.clock.now_ns();
     simulation.step();
     ASSERT_EQ(decodes, 4) << "step " << steps;
     ASSERT_LE(simulation.clock.now_ns() - begin_ns, 2 * kBaseNs * 11 / 10) << "step " << steps;
+    settled_ns = std::max(settled_ns, steps < 20 ? 0 : simulation.clock.now_ns() - begin_ns);
     ++steps;
   }
-  EXPECT_LE(steps, kPrompt / (kBaseNs / kPromptTokenNs) * 12 / 10);
+  EXPECT_LE(settled_ns, 2 * kBaseNs * 9 / 10);
+  EXPECT_LE(steps, kPrompt / (kBaseNs * 76 / 100 / kPromptTokenNs) * 11 / 10);
 }
 
 TEST(Scheduler, TheEndOfACancelledRequestIsWork) {
