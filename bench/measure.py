@@ -192,7 +192,7 @@ def avx2_stage(bench):
 def kernels_stage(bench):
     yield "## Kernels", "Share of the peak of each product, of f32's (attention in prefill), or of a plain read before each round (decode)."
     command = [str(bench.kernels), "--benchmark_min_time=0.2",
-               "--benchmark_filter=prefill/(q8_0|q4_0|q4_k|q6_k|bf16|f16)/512/3072|^decode/(q8_0|q4_0|q4_k|q6_k|bf16|f16)/1/|attention_"]
+               "--benchmark_filter=prefill/(q8_0|q4_0|q4_k|q6_k|bf16|f16)/512/3072|^decode/(q8_0|q4_0|q4_k|q6_k|bf16|f16)/1/|attention_(decode|prefill)"]
     bench.commands.append("quipu_kernel_bench " + " ".join(f"'{word}'" for word in command[1:]))
     done = subprocess.run([*command, "--benchmark_format=json"], capture_output=True, text=True, check=True)
     rows = ["| kernel | ms | share |", "|---|---|---|"]

@@ -14,6 +14,11 @@ int wanted_threads() {
   return threads > 0 ? threads : detect_cpu_features().logical_cpus;
 }
 
+ReadMeter& reads() {
+  static ReadMeter meter(wanted_threads());
+  return meter;
+}
+
 }  // namespace
 
 const Limits& limits() {
@@ -21,7 +26,7 @@ const Limits& limits() {
     Limits l;
     l.isa = choose_isa(std::nullopt).value();
     l.threads = wanted_threads();
-    l.read_bytes = measure_read_bandwidth(l.threads, 1.0);
+    l.read_bytes = reads().read(1.0);
     l.peaks = measure_cpu_peaks(l.isa, l.threads, 0.3);
     return l;
   }();
@@ -51,10 +56,9 @@ void report(benchmark::State& state, const char* unit, double work, double limit
 }
 
 void run_beside_reads(benchmark::State& state, double bytes, const std::function<void()>& round) {
-  static ReadMeter meter(limits().threads);
   std::vector<double> shares;
   for (auto _ : state) {
-    const double read = meter.read_once();
+    const double read = reads().read();
     const auto start = std::chrono::steady_clock::now();
     round();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;

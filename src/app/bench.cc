@@ -156,11 +156,11 @@ class Bench {
     // Once untimed: memory is touched, threads are awake.
     BenchRow ignored;
     QUIPU_RETURN_IF_ERROR(repeat_once(ignored, 0));
-    std::vector<double> seconds, reads{reads_.read_once()};
+    std::vector<double> seconds, reads{reads_.read()};
     std::vector<std::vector<double>> token_ms;
     for (int repetition = 1; repetition <= options_.repeat; ++repetition) {
       QUIPU_RETURN_IF_ERROR(repeat_once(row, static_cast<uint64_t>(repetition)));
-      reads.push_back(reads_.read_once());
+      reads.push_back(reads_.read());
       seconds.push_back(seconds_);
       token_ms.push_back(token_ms_);
     }
@@ -415,7 +415,8 @@ Result<BenchReport> run_bench(const BenchOptions& options, const BenchProgress& 
   BenchReport report;
   QUIPU_ASSIGN_OR_RETURN(const Isa isa, choose_isa(options.model.isa));
   const CpuPeaks peaks = measure_cpu_peaks(isa, threads, options.measure_seconds);
-  report.limits = {.read_bytes_per_s = measure_read_bandwidth(threads, options.measure_seconds),
+  ReadMeter reads(threads);
+  report.limits = {.read_bytes_per_s = reads.read(options.measure_seconds),
                    .int8_ops = peaks.int8_ops,
                    .bf16_flops = peaks.bf16_flops,
                    .f32_flops = peaks.f32_flops};
@@ -435,7 +436,6 @@ Result<BenchReport> run_bench(const BenchOptions& options, const BenchProgress& 
   report.backend = backend->description();
   report.weight_bytes = model->weight_bytes();
 
-  ReadMeter reads(threads);
   const LinearSizes sizes = linear_sizes(*file);
   const std::vector<Setting> settings = settings_of(options);
   for (const Setting& setting : settings) {

@@ -41,7 +41,7 @@ int doctor_command(const DoctorFlags& flags) {
       make_cpu_backend({.threads = flags.threads, .isa = isa});
   if (!backend.ok()) return report_error(backend.status());
   const int threads = flags.threads > 0 ? flags.threads : features.logical_cpus;
-  const double bandwidth = measure_read_bandwidth(threads, 0.5);
+  const double bandwidth = ReadMeter(threads).read(0.5);
   const Isa used = isa.value_or(features.usable.back());
   const CpuPeaks peaks = measure_cpu_peaks(used, threads, 0.3);
 

@@ -28,8 +28,10 @@ class ModelRunner {
         group_arrays_(storage.spec().groups.size()) {}
 
   // Does the plan's transfers, computes its tokens, shows wanted logits to their observers, and
-  // samples. SHAPE: result: one token per planned sequence (kNoToken where none was chosen); valid
-  // until the next run().
+  // samples.
+  //
+  // SHAPE: result: one token per planned sequence (kNoToken where none was chosen); valid until the
+  // next run().
   std::span<const TokenId> run(const StepPlan& plan);
   const TransferStatistics& transfers() const { return transfers_; }
   // Of transfers, forward passes and sampling; the rest is the engine's.

@@ -15,8 +15,9 @@ constexpr int kTokensUnknown = 16;
 // After so many steps with both, one has decodes alone: streams come and go and contexts grow, and
 // nothing else tells the base. It costs prompts about 3 % of the time.
 constexpr int kStepsBetweenProbes = 16;
-// Steps aim below the stretch: those without prompt tokens that come between others, from which the
-// base is learned, take longer than among their like, and users compare with those.
+// Steps aim below the stretch: where they aimed at it, streams took longer than that beside a
+// prompt (docs/SERVING.md), as the base is learned among steps with prompts and users compare with
+// idle ones.
 constexpr double kAim = 0.88;
 // The least of a step that its prompt tokens are thought to take.
 constexpr double kShareMin = 0.02;

@@ -7,7 +7,7 @@
 #include <map>
 #include <sstream>
 
-#include "base/random.h"
+#include "text/test_util.h"
 
 namespace quipu {
 namespace {
@@ -27,24 +27,9 @@ std::string show(const std::vector<OutputPiece>& pieces) {
 
 // Parses the text whole, byte by byte, and cut at random: always the same.
 std::string parse(const OutputLayout& layout, const std::string& text) {
-  Random random(text.size());
-  std::string shown;
-  for (int round = 0; round < 12; ++round) {
-    OutputParser parser(layout);
-    std::vector<OutputPiece> all;
-    for (size_t at = 0; at < text.size();) {
-      const size_t length = round == 0 ? text.size() : round == 1 ? 1 : 1 + random.next_below(9);
-      std::vector<OutputPiece> pieces;
-      parser.push(std::string_view(text).substr(at, length), pieces);
-      append_pieces(all, std::move(pieces));
-      at += length;
-    }
-    std::vector<OutputPiece> rest;
-    parser.finish(rest);
-    append_pieces(all, std::move(rest));
-    if (round == 0) shown = show(all);
-    EXPECT_EQ(show(all), shown) << "round " << round;
-  }
+  const std::string shown = show(parse_cut(layout, text, 0, 0));
+  for (uint64_t round = 1; round < 12; ++round)
+    EXPECT_EQ(show(parse_cut(layout, text, round == 1 ? 1 : 9, round)), shown) << "round " << round;
   return shown;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/random.h"
 #include "text/output_parser.h"
+#include "text/test_util.h"
 
 namespace quipu {
 namespace {
@@ -137,21 +138,9 @@ std::optional<std::string> draw(const Tokenizer& tokenizer, const Constraint& co
   return state.is_complete() ? std::optional(text) : std::nullopt;
 }
 
+// Seed 0: whole; 1: byte by byte; others: cut at random.
 std::vector<OutputPiece> parse(const OutputLayout& layout, const std::string& text, uint64_t seed) {
-  Random random(seed);
-  OutputParser parser(layout);
-  std::vector<OutputPiece> all;
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = seed == 0 ? text.size() : 1 + random.next_below(seed == 1 ? 1 : 12);
-    std::vector<OutputPiece> pieces;
-    parser.push(std::string_view(text).substr(at, length), pieces);
-    append_pieces(all, std::move(pieces));
-    at += length;
-  }
-  std::vector<OutputPiece> rest;
-  parser.finish(rest);
-  append_pieces(all, std::move(rest));
-  return all;
+  return parse_cut(layout, text, seed < 2 ? seed : 12, seed);
 }
 
 // The text as a parser gets it: control tokens are more than what they look like.

@@ -5,8 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "base/random.h"
-#include "text/output_parser.h"
+#include "text/test_util.h"
 
 namespace quipu {
 namespace {
@@ -46,23 +45,6 @@ std::vector<OutputLayout> layouts() {
   return all;
 }
 
-std::vector<OutputPiece> parse(const OutputLayout& layout, std::string_view text, uint64_t seed) {
-  Random random(seed);
-  OutputParser parser(layout);
-  std::vector<OutputPiece> all, pieces;
-  while (!text.empty()) {
-    const size_t length = seed == 0 ? text.size() : 1 + random.next_below(7);
-    pieces.clear();
-    parser.push(text.substr(0, length), pieces);
-    append_pieces(all, std::move(pieces));
-    text.remove_prefix(std::min(length, text.size()));
-  }
-  pieces.clear();
-  parser.finish(pieces);
-  append_pieces(all, std::move(pieces));
-  return all;
-}
-
 }  // namespace
 }  // namespace quipu
 
@@ -74,8 +56,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   layout.thinking_open = layout.thinking.has_value() && (data[1] & 1) != 0;
   layout.calls_alone = (data[1] & 2) != 0;
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
-  const std::vector<OutputPiece> whole = parse(layout, text, 0);
-  const std::vector<OutputPiece> cut = parse(layout, text, 1 + data[1] / 4);
+  const std::vector<OutputPiece> whole = parse_cut(layout, text, 0, 0);
+  const std::vector<OutputPiece> cut = parse_cut(layout, text, 7, 1 + data[1] / 4);
   QUIPU_CHECK(whole.size() == cut.size(), "{} parts, and {} when it is cut", whole.size(),
               cut.size());
   for (size_t i = 0; i < whole.size(); ++i) {

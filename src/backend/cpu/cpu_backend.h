@@ -52,24 +52,20 @@ CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds);
 // The kernel table's set that a backend with these options would use. ERRORS: as make_cpu_backend.
 Result<Isa> choose_isa(const std::optional<Isa>& wanted);
 
-// Reads a large buffer with as many threads as a backend, once for each call: where bandwidth moves
-// from second to second, a measurement that memory bounds takes its limit from the same moment.
-// OWNS: its threads and 256 MiB. THREADS: one caller at a time.
+// Bandwidth of reading a large buffer with as many threads as a backend. Where it moves from second
+// to second, a measurement that memory bounds takes its limit from the same moment.
+// OWNS: its threads and 512 MiB. THREADS: one caller at a time.
 class ReadMeter {
  public:
   explicit ReadMeter(int threads);
   ~ReadMeter();
 
-  // UNITS: bytes per second.
-  double read_once();
+  // The best of as many reads as take so long, one at least. UNITS: seconds; bytes per second.
+  double read(double seconds = 0);
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
-
-// The best of the reads of so many seconds: what the machine can do when nobody disturbs.
-// UNITS: bytes per second.
-double measure_read_bandwidth(int threads, double seconds);
 
 }  // namespace quipu

@@ -19,7 +19,7 @@ KernelTable make_kernel_table(Isa isa, const CpuFeatures& features);
 namespace {
 
 // Far larger than any cache.
-constexpr size_t kReadBytes = 256 * kMiB;
+constexpr size_t kReadBytes = 512 * kMiB;
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -75,22 +75,13 @@ ReadMeter::ReadMeter(int threads)
 
 ReadMeter::~ReadMeter() = default;
 
-double ReadMeter::read_once() {
-  const double start = now_seconds();
-  state_->each_part([&](int thread, const uint64_t* words, size_t length) {
-    state_->sinks[static_cast<size_t>(thread) * 8] += state_->kernels.read_words(words, length);
+double ReadMeter::read(double seconds) {
+  return best_rate(seconds, [&] {
+    state_->each_part([&](int thread, const uint64_t* words, size_t length) {
+      state_->sinks[static_cast<size_t>(thread) * 8] += state_->kernels.read_words(words, length);
+    });
+    return static_cast<double>(kReadBytes);
   });
-  return static_cast<double>(kReadBytes) / (now_seconds() - start);
-}
-
-double measure_read_bandwidth(int threads, double seconds) {
-  ReadMeter meter(threads);
-  double best = 0;
-  const double end = now_seconds() + seconds;
-  do {
-    best = std::max(best, meter.read_once());
-  } while (now_seconds() < end);
-  return best;
 }
 
 CpuPeaks measure_cpu_peaks(Isa isa, int threads, double seconds) {

@@ -4,8 +4,9 @@
 //
 // A matrix of its own mapping would be rounded up to huge pages, or, below 2 MiB, lie in small
 // pages: a stream of 30 GB/s meets a new small page every 140 ns and waits for its translation, in
-// a virtual machine for two. A slab is given back when the last of its matrices is gone. THREADS:
-// one caller at a time, as Backend::load_linear.
+// a virtual machine for two. A slab is given back when the last of its matrices is gone.
+//
+// THREADS: one caller at a time, as Backend::load_linear.
 #pragma once
 
 #include <cstddef>
