@@ -111,22 +111,25 @@ def depth_stage(bench):
 
 def slope_stage(bench):
     yield ("## What a token of context costs a decoded token",
-           "Q8_0; the slope between neighbours, and bytes of keys and values of one token over the read bandwidth "
-           "that decode from empty reached.")
-    rows = ["| keys and values | behind | ms per token | slope, ns per token of context | bytes / bandwidth, ns |",
-            "|---|---|---|---|---|"]
+           "Q8_0. The bandwidth moves while this runs, so time is given in bytes as well: what plain reads beside the "
+           "same row bring in that time. The slope is between neighbours and, in the last column, from the empty cache, "
+           "over the bytes of keys and values of one token.")
+    rows = ["| keys and values | behind | ms per token | plain reads, GB/s | bytes / token of context | of its keys and values | from empty |",
+            "|---|---|---|---|---|---|---|"]
     for kv_format in ("bf16", "int8", "int4"):
         bytes_per_token = bench.kv_bytes_per_token("q8_0", kv_format)
         report = bench.run(bench.model("q8_0"), "--prompt", 0, "--gen", 32, "--depth", "0,1024,2048,4096,8192",
                            "--kv-format", kv_format, "--repeat", 3)
-        before = None
+        points = []
         for row in report["rows"]:
-            ms = 1000 / row["tokens_per_s"]
-            empty = report["rows"][0]
-            expected = bytes_per_token / empty["bytes_per_s"] * 1e9
-            slope = "" if before is None else f"{(ms - before[1]) / (row['depth'] - before[0]) * 1e6:.0f}"
-            rows.append(f"| {kv_format} | {row['depth']} | {ms:.2f} | {slope} | {expected:.0f} |")
-            before = (row["depth"], ms)
+            seconds, bandwidth = 1 / row["tokens_per_s"], row["read_bandwidth_bytes_per_s"]
+            points.append((row["depth"], seconds * bandwidth))
+            slopes = [(points[-1][1] - one[1]) / (points[-1][0] - one[0]) for one in (points[-2:-1] + points[:1])
+                      if one is not points[-1]]
+            cells = ["", "", ""] if not slopes else [f"{slopes[0]:,.0f}", f"{slopes[0] / bytes_per_token:.2f}",
+                                                     f"{slopes[-1] / bytes_per_token:.2f}"]
+            rows.append(f"| {kv_format} | {row['depth']} | {1000 * seconds:.2f} | {bandwidth * 1e-9:.1f} | "
+                        + " | ".join(cells) + " |")
     yield rows
 
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <limits>
+#include <optional>
+#include <span>
 
 #include "backend/cpu/attention_join.h"
 #include "backend/cpu/attention_rows.h"
@@ -15,6 +18,7 @@ namespace {
 
 using Job = AttentionJob;
 using Workspace = AttentionWorkspace;
+using Run = std::span<const AttentionUnit>;
 
 // Below this many multiply-adds the caller computes alone.
 constexpr size_t kAloneWork = 32 * kKiB;
@@ -58,9 +62,36 @@ const float* row_bias(const Job& job, const AttentionUnit& unit, int chunk, int 
          job.args.positions[place.token];
 }
 
+// A chunk of a unit.
+struct Piece {
+  const AttentionUnit* unit;
+  int chunk;
+};
+
+// What the rows see of a chunk of codes is asked for from now on, block by block: it fits into L2
+// beside the chunk that is computed meanwhile.
+void start_ahead(const Job& job, const Piece& piece, Workspace& w) {
+  const AttentionUnit& unit = *piece.unit;
+  const KvLayerLayout& layout = job.view.layout;
+  const int32_t start = chunk_start(piece.chunk);
+  const KeyRange first = key_range(job.args, unit.sequence, row_place(job, unit, 0).token);
+  const KeyRange last =
+      key_range(job.args, unit.sequence, row_place(job, unit, unit_rows(unit) - 1).token);
+  const bool all = unit.kind == UnitKind::kJoined;
+  const int32_t begin = all ? start : std::max(start, first.begin);
+  const int32_t end = all ? start + kChunk : std::min(start + kChunk, last.end);
+  int runs = 0;
+  for (int32_t t = begin / layout.block_tokens * layout.block_tokens; t < end;
+       t += layout.block_tokens) {
+    w.ahead_runs[runs++] = head_data(job, unit, t);
+  }
+  w.ahead = {nullptr, nullptr, w.ahead_runs, runs, layout.head_bytes};
+}
+
 // Partial results of every row of the unit for one chunk: w.parts and w.part_values. A row that
-// sees nothing has sum 0.
-void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
+// sees nothing has sum 0. Few rows ask for the next piece meanwhile.
+void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, std::optional<Piece> next,
+                  Workspace& w) {
   const int rows = unit.row_end - unit.row_begin;
   find_ranges(job, unit, chunk, w);
   int lowest = kChunk, highest = 0;
@@ -71,29 +102,29 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, Workspac
     highest = std::max(highest, w.end[r]);
   }
   if (lowest >= highest) return;
+  find_places(job, unit, chunk, lowest, highest, w);
+  const bool ask = rows <= kFewRows && job.has_value_codes();
+  if (ask && next) start_ahead(job, *next, w);
   if (job.has_key_codes()) {
-    compute_scores_codes(job, unit, chunk, lowest, highest, w);
+    compute_scores_codes(job, unit, lowest, highest, w);
   } else {
-    compute_scores_plain(job, unit, chunk, lowest, highest, w);
+    compute_scores_plain(job, unit, lowest, highest, w);
   }
   for (int r = 0; r < rows; ++r) {
     if (w.begin[r] == w.end[r]) continue;
-    SoftmaxArgs softmax{w.scores + r * kChunk,
-                        w.begin[r],
-                        w.end[r],
-                        job.args.scale * w.q_scale[r],
-                        job.args.softcap,
-                        0.0f,
-                        0.0f,
-                        row_bias(job, unit, chunk, r)};
+    SoftmaxArgs softmax{
+        w.scores + r * kChunk,   w.begin[r], w.end[r], job.args.scale * w.q_scale[r],
+        job.args.softcap,        0.0f,       0.0f,     row_bias(job, unit, chunk, r),
+        ask ? &w.ahead : nullptr};
     job.kernels.softmax(softmax);
     w.parts[r] = {softmax.maximum, softmax.sum};
   }
   if (job.has_value_codes()) {
-    add_values_codes(job, unit, chunk, lowest, highest, w);
+    add_values_codes(job, unit, lowest, highest, w);
   } else {
     add_values_plain(job, unit, chunk, w);
   }
+  if (ask) ask_across_runs(w.ahead, std::numeric_limits<int>::max());  // what is left of it
 }
 
 void pack_queries(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
@@ -130,29 +161,66 @@ void finish_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
   }
 }
 
-void attend_and_merge(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {
-  attend_chunk(job, unit, chunk, w);
+void attend_and_merge(const Job& job, const AttentionUnit& unit, int chunk,
+                      std::optional<Piece> next, Workspace& w) {
+  attend_chunk(job, unit, chunk, next, w);
   for (int r = 0; r < unit_rows(unit); ++r)
     merge_row(job, r, w.parts[r], w.part_values + static_cast<size_t>(r) * job.value_stride, w);
 }
 
-// All chunks of a tile of rows, merged as they come.
-void attend_rows(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  start_states(job, unit_rows(unit), w);
-  if (job.args.sinks > 0) {
-    pack_queries(job, unit, kSinkChunk, w);
-    attend_and_merge(job, unit, kSinkChunk, w);
+// All chunks of some tiles of rows, one chunk after another, merged as they come. `following`: what
+// this thread takes after them, if anything.
+void attend_rows(const Job& job, std::span<const AttentionUnit> tiles,
+                 std::optional<Piece> following, AttentionWorkspaces& ws) {
+  int first = tiles[0].chunk_begin, last = tiles[0].chunk_end;
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    const AttentionUnit& tile = tiles[i];
+    Workspace& w = ws.tiles[i];
+    first = std::min(first, tile.chunk_begin);
+    last = std::max(last, tile.chunk_end);
+    start_states(job, unit_rows(tile), w);
+    if (job.args.sinks > 0) {
+      pack_queries(job, tile, kSinkChunk, w);
+      attend_and_merge(job, tile, kSinkChunk, {}, w);
+    }
+    pack_queries(job, tile, tile.chunk_begin, w);
   }
-  pack_queries(job, unit, unit.chunk_begin, w);
-  for (int chunk = unit.chunk_begin; chunk < unit.chunk_end; ++chunk)
-    attend_and_merge(job, unit, chunk, w);
-  finish_rows(job, unit, w);
+  for (int chunk = first; chunk < last; ++chunk) {
+    for (size_t i = 0; i < tiles.size(); ++i) {
+      const AttentionUnit& tile = tiles[i];
+      if (chunk < tile.chunk_begin || chunk >= tile.chunk_end) continue;
+      const bool is_last = chunk + 1 == tile.chunk_end;
+      attend_and_merge(job, tile, chunk,
+                       is_last ? following : std::optional(Piece{&tile, chunk + 1}), ws.tiles[i]);
+    }
+  }
+  for (size_t i = 0; i < tiles.size(); ++i) finish_rows(job, tiles[i], ws.tiles[i]);
+}
+
+const AttentionUnit& first_of(const AttentionUnit& unit) { return unit; }
+const AttentionUnit& first_of(const Run& run) { return run[0]; }
+
+// What the first of a thread's next units reads first.
+template <typename Unit>
+std::optional<Piece> first_piece(const Unit* next) {
+  if (next == nullptr) return std::nullopt;
+  return Piece{&first_of(*next), first_of(*next).chunk_begin};
+}
+
+// Whether two pieces look with the same queries.
+bool have_same_queries(const AttentionUnit& a, const AttentionUnit& b) {
+  return a.kind == UnitKind::kSplit && b.kind == UnitKind::kSplit && a.sequence == b.sequence &&
+         a.kv_head == b.kv_head && a.row_begin == b.row_begin && a.row_end == b.row_end &&
+         (a.chunk_begin == kSinkChunk) == (b.chunk_begin == kSinkChunk);
 }
 
 // One chunk of a tile of rows: the partial results go to scratch, [chunk][row] of each row unit.
-void attend_one_chunk(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  pack_queries(job, unit, unit.chunk_begin, w);
-  attend_chunk(job, unit, unit.chunk_begin, w);
+// `before`: the piece whose queries the workspace has, if any.
+void attend_one_chunk(const Job& job, const AttentionUnit& unit, const AttentionUnit* before,
+                      const AttentionUnit* following, Workspace& w) {
+  if (before == nullptr || !have_same_queries(*before, unit))
+    pack_queries(job, unit, unit.chunk_begin, w);
+  attend_chunk(job, unit, unit.chunk_begin, first_piece(following), w);
   for (int r = 0; r < unit_rows(unit); ++r) {
     const size_t part = unit.kind == UnitKind::kJoined ? job.joined_rows[unit.row_begin + r].part
                                                        : unit.part + static_cast<size_t>(r);
@@ -160,11 +228,6 @@ void attend_one_chunk(const Job& job, const AttentionUnit& unit, Workspace& w) {
     job.part_states[part] = w.parts[r];
     std::copy(values, values + job.value_stride, job.part_values + part * job.value_stride);
   }
-}
-
-void attend_piece(const Job& job, const AttentionUnit& unit, Workspace& w) {
-  if (unit.kind == UnitKind::kWhole) return attend_rows(job, unit, w);
-  attend_one_chunk(job, unit, w);
 }
 
 void merge_split_chunks(const Job& job, const AttentionUnit& unit, Workspace& w) {
@@ -210,14 +273,29 @@ size_t plan_rows(const Job& job, AttentionPlan& plan) {
   return work;
 }
 
+// Runs of at most `most` whole units that read the same keys and values.
+void plan_runs(AttentionPlan& plan, size_t most) {
+  plan.runs.clear();
+  for (size_t begin = 0, end; begin < plan.rows.size(); begin = end) {
+    const AttentionUnit& unit = plan.rows[begin];
+    end = begin + 1;
+    if (unit.kind != UnitKind::kWhole) continue;
+    while (end < plan.rows.size() && end - begin < most &&
+           plan.rows[end].sequence == unit.sequence && plan.rows[end].kv_head == unit.kv_head) {
+      ++end;
+    }
+    plan.runs.push_back({&unit, end - begin});
+  }
+}
+
 // Splits every row unit into its chunks. Returns the number of partial results.
 size_t plan_chunks(const Job& job, AttentionPlan& plan) {
   size_t parts = 0;
   for (AttentionUnit& unit : plan.rows) {
+    unit.kind = UnitKind::kSplit;
     unit.part = parts;
     if (job.args.sinks > 0) {
       AttentionUnit sinks = unit;
-      sinks.kind = UnitKind::kSplit;
       sinks.chunk_begin = kSinkChunk;
       sinks.chunk_end = kSinkChunk + 1;
       plan.pieces.push_back(sinks);
@@ -238,14 +316,21 @@ bool has_several_chunks(const Job& job, const AttentionPlan& plan) {
          });
 }
 
-// Threads take units in order from a shared counter: units differ in length.
-template <typename Work>
-void for_each_unit(const std::vector<AttentionUnit>& units, std::atomic<size_t>& next,
-                   const Work& work) {
-  for (;;) {
-    const size_t i = next.fetch_add(1, std::memory_order_relaxed);
-    if (i >= units.size()) return;
-    work(units[i]);
+// Threads take units, or runs of them, in order from a shared counter: they differ in length. Where
+// rows are few, each takes its next before it works on one, so that what that reads can be asked
+// for. work(before, unit, following), both null where there is none or it is not known yet.
+template <typename Unit, typename Work>
+void for_each_unit(const std::vector<Unit>& units, std::atomic<size_t>& counter, const Work& work) {
+  const auto take = [&]() -> const Unit* {
+    const size_t i = counter.fetch_add(1, std::memory_order_relaxed);
+    return i < units.size() ? &units[i] : nullptr;
+  };
+  const Unit* before = nullptr;
+  for (const Unit* unit = take(); unit != nullptr;) {
+    const Unit* following = unit_rows(first_of(*unit)) <= kFewRows ? take() : nullptr;
+    work(before, *unit, following);
+    before = unit;
+    unit = following != nullptr ? following : take();
   }
 }
 
@@ -280,41 +365,47 @@ class Parts {
   size_t used_ = 0;
 };
 
-size_t lay_out_workspace(const AttentionJob& job, AttentionWorkspace& w, std::byte* memory) {
+size_t lay_out(const AttentionJob& job, size_t tiles, AttentionWorkspaces& ws, std::byte* memory) {
   Parts parts(memory);
+  const auto key_dim = static_cast<size_t>(job.view.layout.key_dim);
+  AttentionWorkspace& w = ws.tiles[0];
   parts.take(w.scores, kRowTile * kChunk);
   parts.take(w.part_values, kRowTile * job.value_stride);
-  parts.take(w.values, kRowTile * job.value_stride);
-  parts.take(w.q, kRowTile * job.key_units);
-  if (!job.has_value_codes()) return parts.used();
-  const auto key_dim = static_cast<size_t>(job.view.layout.key_dim);
-  parts.take(w.scaled, std::max<size_t>(kChunk, key_dim));
+  if (job.has_value_codes()) parts.take(w.scaled, std::max<size_t>(kChunk, key_dim));
   if (job.has_int4_values()) {
     parts.take(w.weight_bytes, kRowTile * kChunk / 4);
     parts.take(w.weight_scales, kRowTile * kChunk / kWeightGroup);
-  } else {
+  } else if (job.has_value_codes()) {
     parts.take(w.weights, kRowTile * kChunk / 4);
     parts.take(w.sums, kRowTile * job.value_stride);
   }
-  if (!job.has_int4_keys()) return parts.used();
-  parts.take(w.q_bytes, kRowTile * job.key_units);
-  parts.take(w.q_sums, kRowTile * ceil_div(key_dim, kKeyGroup));
-  parts.take(w.mean_tiles, kChunk / (kLanes * kLanes) * job.key_units * 4 * kLanes);
-  parts.take(w.base, kRowTile * kChunk / kLanes);
+  if (job.has_int4_keys()) {
+    parts.take(w.mean_tiles, kChunk / (kLanes * kLanes) * job.key_units * 4 * kLanes);
+    parts.take(w.base, kRowTile * kChunk / kLanes);
+  }
+  for (size_t i = 0; i < tiles; ++i) {
+    AttentionWorkspace& tile = ws.tiles[i];
+    tile = w;
+    parts.take(tile.q, kRowTile * job.key_units);
+    parts.take(tile.values, kRowTile * job.value_stride);
+    if (!job.has_int4_keys()) continue;
+    parts.take(tile.q_bytes, kRowTile * job.key_units);
+    parts.take(tile.q_sums, kRowTile * ceil_div(key_dim, kKeyGroup));
+  }
   return parts.used();
 }
 
 }  // namespace
 
-size_t workspace_bytes(const AttentionJob& job) {
-  AttentionWorkspace none;
-  return lay_out_workspace(job, none, nullptr);
+size_t workspace_bytes(const AttentionJob& job, size_t tiles) {
+  AttentionWorkspaces none{};
+  return lay_out(job, tiles, none, nullptr);
 }
 
-AttentionWorkspace make_workspace(const AttentionJob& job, std::byte* memory) {
-  AttentionWorkspace w;
-  lay_out_workspace(job, w, memory);
-  return w;
+AttentionWorkspaces make_workspaces(const AttentionJob& job, size_t tiles, std::byte* memory) {
+  AttentionWorkspaces ws{};
+  lay_out(job, tiles, ws, memory);
+  return ws;
 }
 
 void run_attention(const AttentionArgs& args, const KernelTable& kernels, const CodeKernels& codes,
@@ -334,23 +425,32 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, const 
           view,
           static_cast<int>(args.heads / kv_heads),
           key_units(layout),
-          round_up(static_cast<uint64_t>(layout.value_dim), kLanes)};
+          round_up(static_cast<uint64_t>(layout.value_dim), kLanes),
+          std::countr_zero(static_cast<uint64_t>(layout.value_run_tokens))};
   const size_t work = plan_rows(job, plan) * static_cast<size_t>(layout.key_dim + layout.value_dim);
-  const size_t workspace = workspace_bytes(job);
   const auto threads = static_cast<size_t>(pool.threads());
+  // Four runs for each thread, so that none waits long for the last.
+  const size_t together = std::clamp<size_t>(plan.rows.size() / (4 * threads), 1, kTilesTogether);
+  const size_t workspace = workspace_bytes(job, together);
 
   plan.pieces.clear();
   plan.merges.clear();
   size_t parts = plan_joins(job, plan);
-  const bool alone = threads == 1 || work < kAloneWork;
-  if (parts == 0 && alone) {
-    Workspace w = make_workspace(job, scratch.per_thread[0].reserve(workspace));
-    for (const AttentionUnit& unit : plan.rows) attend_rows(job, unit, w);
+  const bool alone = parts == 0 && (threads == 1 || work < kAloneWork);
+  const bool split =
+      parts == 0 && !alone && plan.rows.size() < 4 * threads && has_several_chunks(job, plan);
+  if (split) parts = plan_chunks(job, plan);
+  plan_runs(plan, together);
+  if (alone) {
+    AttentionWorkspaces ws =
+        make_workspaces(job, together, scratch.per_thread[0].reserve(workspace));
+    for (size_t i = 0; i < plan.runs.size(); ++i) {
+      const bool is_last = i + 1 == plan.runs.size();
+      attend_rows(job, plan.runs[i], first_piece(is_last ? nullptr : &plan.runs[i + 1]), ws);
+    }
     return;
   }
   scratch.reserve_per_thread(workspace);
-  const bool split = plan.rows.size() < 4 * threads && has_several_chunks(job, plan);
-  if (parts == 0 && split) parts = plan_chunks(job, plan);
   if (parts > 0) {
     const size_t value_bytes = parts * job.value_stride * sizeof(float);
     std::byte* memory = scratch.shared.reserve(value_bytes + parts * sizeof(RowState));
@@ -358,19 +458,23 @@ void run_attention(const AttentionArgs& args, const KernelTable& kernels, const 
     job.part_states = reinterpret_cast<RowState*>(memory + value_bytes);
     job.joined_rows = plan.joined_rows.data();
   }
-  std::atomic<size_t> next{0}, next_merge{0};
+  std::atomic<size_t> next_run{0}, next_piece{0}, next_merge{0};
   pool.run([&](int thread, int) {
-    Workspace w = make_workspace(
-        job, scratch.per_thread[static_cast<size_t>(thread)].reserve(workspace));
-    if (parts == 0) {
-      for_each_unit(plan.rows, next, [&](const AttentionUnit& unit) { attend_rows(job, unit, w); });
-      return;
-    }
-    for_each_unit(plan.pieces, next,
-                  [&](const AttentionUnit& unit) { attend_piece(job, unit, w); });
+    AttentionWorkspaces ws = make_workspaces(
+        job, together, scratch.per_thread[static_cast<size_t>(thread)].reserve(workspace));
+    for_each_unit(plan.runs, next_run, [&](const Run*, const Run& run, const Run* following) {
+      attend_rows(job, run, first_piece(following), ws);
+    });
+    if (parts == 0) return;
+    using Unit = AttentionUnit;
+    for_each_unit(plan.pieces, next_piece,
+                  [&](const Unit* before, const Unit& unit, const Unit* following) {
+                    attend_one_chunk(job, unit, before, following, ws.tiles[0]);
+                  });
     pool.barrier();
-    for_each_unit(plan.merges, next_merge,
-                  [&](const AttentionUnit& unit) { merge_split_chunks(job, unit, w); });
+    for_each_unit(plan.merges, next_merge, [&](const Unit*, const Unit& unit, const Unit*) {
+      merge_split_chunks(job, unit, ws.tiles[0]);
+    });
   });
 }
 

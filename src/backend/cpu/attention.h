@@ -9,6 +9,9 @@
 //               values [rows][dim]  token by token, in order; never past the row's position
 //   per row     merge of (maximum, sum, values) in chunk order, always by the same code
 //
+// Tiles of a prompt's rows go through a chunk one after another while it is in L2, so that keys and
+// values come from memory once for 128 rows and not for 32.
+//
 // Sinks are one more chunk before chunk 0, kSinkChunk: positions [0, sinks), read with a query of
 // their own. The other chunks then leave those positions out.
 //
@@ -17,13 +20,14 @@
 // bits depend on the row's query, position and keys alone.
 //
 // Where sequences share a prefix, their block tables name the same blocks. Rows of all of them then
-// join one unit for each chunk that lies in such blocks, and it is read once for all. Only sequences
-// with few rows (decode) join: a prefill chunk has rows enough of its own.
+// join one unit for each chunk that lies in such blocks, and it is read once for all. Only
+// sequences with few rows (decode) join: a prefill chunk has rows enough of its own.
 //
 // THREADS: the caller's thread; runs jobs on the pool.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -59,8 +63,11 @@ struct JoinedRow {
 
 // Kept between calls, so that a steady step allocates nothing.
 struct AttentionPlan {
-  std::vector<AttentionUnit> rows;     // one per (sequence, KV head, tile of rows)
-  std::vector<AttentionUnit> pieces;   // what threads take first: whole units, chunks, joined chunks
+  std::vector<AttentionUnit> rows;  // one per (sequence, KV head, tile of rows)
+  // What threads take first: runs of whole units of one sequence and head (attention_rows.h), then
+  // chunks and joined chunks.
+  std::vector<std::span<const AttentionUnit>> runs;
+  std::vector<AttentionUnit> pieces;
   std::vector<AttentionUnit> merges;   // row units whose partial results are merged after that
   std::vector<JoinedRow> joined_rows;  // of all joined units
   std::vector<int32_t> order;          // sequences that may join, by their block tables

@@ -141,9 +141,6 @@ size_t plan_joins(const Job& job, AttentionPlan& plan) {
       plan.merges.push_back(unit);
     }
   }
-  for (const AttentionUnit& unit : plan.rows) {
-    if (unit.kind == UnitKind::kWhole) plan.pieces.push_back(unit);
-  }
   return parts;
 }
 

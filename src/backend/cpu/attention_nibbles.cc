@@ -24,16 +24,13 @@ struct TileMean {
   const uint8_t* scale;  // bf16
 };
 
-TileMean tile_mean(const AttentionJob& job, const AttentionUnit& unit, int32_t position) {
+TileMean tile_mean(const AttentionJob& job, const uint8_t* head, size_t index) {
   const KvLayerLayout& layout = job.view.layout;
-  const uint8_t* head = head_data(job, unit, position);
-  const auto index = static_cast<size_t>(position % layout.block_tokens / kLanes);
   return {head + layout.key_mean_offset + index * layout.key_mean_bytes,
           head + layout.key_mean_scale_offset + 2 * index};
 }
 
-void ask_for_mean(const AttentionJob& job, const AttentionUnit& unit, int32_t position) {
-  const TileMean mean = tile_mean(job, unit, position);
+void ask_for_mean(const AttentionJob& job, const TileMean& mean) {
   for (size_t i = 0; i < job.view.layout.key_mean_bytes; i += 64)
     __builtin_prefetch(mean.codes + i);
   __builtin_prefetch(mean.scale);
@@ -43,10 +40,9 @@ void ask_for_mean(const AttentionJob& job, const AttentionUnit& unit, int32_t po
 
 // Products of every query and the means of the chunk's key tiles, 16 means at a time: they are put
 // together as a tile of int8 keys. Means of tiles outside [lowest, highest) are not read.
-void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
-                    int highest, AttentionWorkspace& w) {
+void multiply_means(const AttentionJob& job, int rows, int lowest, int highest,
+                    AttentionWorkspace& w) {
   constexpr int kMeanTile = kLanes * kLanes;  // positions that one tile of means covers
-  const int rows = unit_rows(unit);
   const size_t tile_bytes = job.key_units * 4 * kLanes;
   for (int from = lowest / kMeanTile * kMeanTile; from < highest; from += kMeanTile) {
     uint8_t* tile = w.mean_tiles + static_cast<size_t>(from / kMeanTile) * tile_bytes;
@@ -56,8 +52,9 @@ void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chun
     for (int lane = 0; lane < kLanes; ++lane) {
       const int t = from + lane * kLanes;
       if (t + kLanes <= lowest || t >= highest) continue;
-      ask_for_mean(job, unit, chunk_start(chunk) + t);
-      const TileMean mean = tile_mean(job, unit, chunk_start(chunk) + t);
+      const TilePlace& place = w.places[t / kLanes];
+      const TileMean mean = tile_mean(job, place.head, place.offset / kLanes);
+      ask_for_mean(job, mean);
       means[lane] = mean.codes;
       std::memcpy(&scales[lane], mean.scale, 2);
     }
@@ -69,40 +66,31 @@ void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chun
   }
 }
 
-void score_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, int t, int count,
-                const uint8_t* ahead, AttentionWorkspace& w) {
+void score_int4(const AttentionJob& job, const AttentionUnit& unit, int t, int count,
+                AttentionWorkspace& w) {
   const int rows = unit_rows(unit);
-  const bool has_next = chunk != kSinkChunk && chunk + 1 < unit.chunk_end;
   const uint8_t* tiles[kTileGroup];
-  for (int i = 0; i < count; ++i) {
-    const int32_t position = chunk_start(chunk) + t + i * kLanes;
-    tiles[i] = key_tile(job, unit, position);
-    if (ahead != nullptr && has_next)
-      ask_for_mean(job, unit, std::min(position + kChunk, last_position(job, unit)));
-  }
+  for (int i = 0; i < count; ++i) tiles[i] = key_tile(job, w, t + i * kLanes);
   job.codes.key_nibbles({tiles, count, job.key_units, w.q_bytes, w.q_sums,
                          static_cast<size_t>(rows), rows, w.base + t / kLanes, kChunk / kLanes,
-                         w.scores + t, kChunk, ahead, job.view.layout.key_tile_bytes});
+                         w.scores + t, kChunk, ahead_of(unit, w)});
 }
 
-void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
-                     int highest, AttentionWorkspace& w) {
+void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int lowest, int highest,
+                     AttentionWorkspace& w) {
   const KvLayerLayout& layout = job.view.layout;
   const auto rows = static_cast<size_t>(unit_rows(unit));
   const auto block_tokens = static_cast<size_t>(layout.block_tokens);
   const int first = lowest / kLanes, last = (highest + kLanes - 1) / kLanes;  // tiles
-  const bool few = rows <= kFewRows;
   // By tile.
   const uint8_t* tiles[kChunk / kLanes];
-  const uint8_t* ahead[kChunk / kLanes];
   const uint16_t* scales[kChunk / kLanes];
   const uint16_t* minima[kChunk / kLanes];
   for (int tile = first; tile < last; ++tile) {
-    const int32_t position = chunk_start(chunk) + tile * kLanes;
-    tiles[tile] = value_data(job, unit, position);
-    scales[tile] = scales_at(job, unit, position, layout.value_scale_offset);
-    minima[tile] = scales_at(job, unit, position, layout.value_min_offset);
-    if (few) ahead[tile] = after_values(job, unit, chunk, tile * kLanes, highest);
+    const int t = tile * kLanes;
+    tiles[tile] = value_data(job, w, t);
+    scales[tile] = scales_at(w, t, layout.value_scale_offset);
+    minima[tile] = scales_at(w, t, layout.value_min_offset);
   }
   for (size_t group = 0; group < job.value_groups(); ++group) {
     const size_t first_dim = group * kValueGroup;
@@ -119,19 +107,19 @@ void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int chu
                            w.weight_bytes + r,
                            w.weight_scales + r,
                            rows,
-                           0.0f};
+                           0.0f,
+                           ahead_of(unit, w)};
       job.codes.weight_bytes(args);
       float* row = out + r * job.value_stride;
       std::fill(row, row + round_up(static_cast<uint64_t>(dim), kLanes), args.minimum_sum);
     }
     job.codes.value_nibbles({tiles, layout.value_run_bytes, first, last, dim, w.weight_bytes,
                              w.weight_scales, rows, static_cast<int>(rows), out, job.value_stride,
-                             few ? ahead : nullptr});
+                             ahead_of(unit, w)});
     for (int tile = first; tile < last; ++tile) {
       tiles[tile] += 4 * kValueGroup;
       scales[tile] += block_tokens;
       minima[tile] += block_tokens;
-      if (few) ahead[tile] += 4 * kValueGroup;
     }
   }
 }

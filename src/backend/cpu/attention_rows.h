@@ -17,12 +17,14 @@ namespace quipu::cpu {
 
 inline constexpr int kChunk = kAttentionChunk;
 inline constexpr int kRowTile = 32;
+// Tiles of rows that one thread takes through a chunk together: the chunk (256 KiB of bf16) comes
+// from memory for the first and from L2 for the others.
+inline constexpr size_t kTilesTogether = 4;
 // The sinks, a chunk of their own before chunk 0 (attention.h).
 inline constexpr int kSinkChunk = -1;
 static_assert(kLanes == kKvTileTokens);
 static_assert(kKeyGroup == kKvKeyGroup && kValueGroup == kKvValueGroup);
-// Up to this many rows a chunk is bound by reading it: then each call asks for what comes
-// ahead_tokens() later.
+// Up to this many rows a chunk is bound by reading it: then what comes next is asked for meanwhile.
 inline constexpr int kFewRows = 8;
 
 // What a job reads: the arguments and what follows from them.
@@ -34,6 +36,7 @@ struct AttentionJob {
   int group;                        // query heads per KV head
   size_t key_units;                 // of a query: elements (f32), pairs (bf16) or quads (codes)
   size_t value_stride;              // value_dim rounded up to whole vectors
+  int run_shift;                    // of value_run_tokens, a power of two
   const JoinedRow* joined_rows = nullptr;
   RowState* part_states = nullptr;  // split chunks
   float* part_values = nullptr;
@@ -42,38 +45,40 @@ struct AttentionJob {
   bool has_value_codes() const { return kv_format_has_codes(view.layout.format); }
   bool has_int4_keys() const { return view.layout.key_format == KvFormat::kInt4; }
   bool has_int4_values() const { return view.layout.format == KvFormat::kInt4; }
-  // About 16 KiB of keys, whatever their format: less does not cover the latency of memory.
-  int ahead_tokens() const {
-    switch (view.layout.format) {
-      case KvFormat::kF32:
-      case KvFormat::kBF16: return 64;
-      case KvFormat::kInt8: return 128;
-      case KvFormat::kInt4: return 256;
-    }
-    return 64;
-  }
   // int4: groups of a value's elements that share scales.
   size_t value_groups() const {
     return ceil_div(static_cast<uint64_t>(view.layout.value_dim), kValueGroup);
   }
 };
 
+// Where 16 tokens of a chunk lie: the head's data in their block, and the first one's place there.
+struct TilePlace {
+  const uint8_t* head;
+  size_t offset;  // UNITS: tokens
+};
+
 // One thread's working memory for one tile of rows.
 struct AttentionWorkspace {
-  uint64_t* q;         // [key_units][rows] f32, bf16 pairs or quads of wide codes
+  // What stays while a tile goes from chunk to chunk.
+  uint64_t* q;        // [key_units][rows] f32, bf16 pairs or quads of wide codes
+  float* values;      // [kRowTile][value_stride]
+  uint32_t* q_bytes;  // int4 keys: [key_units][rows] quads of bytes
+  float* q_sums;      // int4 keys: [groups][rows] of the bytes of each query
+  // What is of one chunk: the tiles of a thread share it.
   float* scores;       // [kRowTile][kChunk]
   float* part_values;  // [kRowTile][value_stride]
-  float* values;       // [kRowTile][value_stride]
   // Codes only.
   float* scaled;        // [max(kChunk, key_dim)]
   uint64_t* weights;    // int8: [kChunk / 4][rows] quads of wide codes
   int32_t* sums;        // int8: [kRowTile][value_stride]
   uint32_t* weight_bytes;  // int4 values: [kChunk / 4][rows] quads of bytes
   float* weight_scales;    // int4 values: [kChunk / kWeightGroup][rows]
-  uint32_t* q_bytes;       // int4 keys: [key_units][rows] quads of bytes
-  float* q_sums;           // int4 keys: [groups][rows] of the bytes of each query
   uint8_t* mean_tiles;  // int4 keys: [kChunk / 256][key_units][16][4]: means of the chunk's tiles
   float* base;          // int4 keys: [kRowTile][kChunk / 16]: products of queries and means
+  TilePlace places[kChunk / kLanes];  // of the tiles that its rows see
+  // Codes, few rows: the blocks of what comes next.
+  ReadAhead ahead;
+  const uint8_t* ahead_runs[kChunk / kLanes];
   // By row.
   RowState parts[kRowTile];
   RowState states[kRowTile];
@@ -81,11 +86,20 @@ struct AttentionWorkspace {
   float q_scale[kRowTile];             // of its query's codes; 1 for floats
   int32_t q_start[kRowTile];           // codes: what its sums of products start with
 };
+// Of the tiles that go together.
+struct AttentionWorkspaces {
+  AttentionWorkspace tiles[kTilesTogether];
+};
 
-AttentionWorkspace make_workspace(const AttentionJob& job, std::byte* memory);
-size_t workspace_bytes(const AttentionJob& job);
+// REQUIRES: memory of workspace_bytes(), for `tiles` of them.
+AttentionWorkspaces make_workspaces(const AttentionJob& job, size_t tiles, std::byte* memory);
+size_t workspace_bytes(const AttentionJob& job, size_t tiles);
 
 inline int unit_rows(const AttentionUnit& unit) { return unit.row_end - unit.row_begin; }
+// Null where many rows share what is read.
+inline ReadAhead* ahead_of(const AttentionUnit& unit, AttentionWorkspace& w) {
+  return unit_rows(unit) <= kFewRows ? &w.ahead : nullptr;
+}
 
 // The first position of a chunk; the sinks begin where chunk 0 does.
 inline int32_t chunk_start(int chunk) { return chunk == kSinkChunk ? 0 : chunk * kChunk; }
@@ -131,52 +145,41 @@ inline const uint8_t* head_data(const AttentionJob& job, const AttentionUnit& un
          job.view.offset_in_block + static_cast<size_t>(unit.kv_head) * job.view.layout.head_bytes;
 }
 
-inline const uint8_t* key_tile(const AttentionJob& job, const AttentionUnit& unit,
-                               int32_t position) {
-  const KvLayerLayout& layout = job.view.layout;
-  const auto tile = static_cast<size_t>(position % layout.block_tokens / kLanes);
-  return head_data(job, unit, position) + tile * layout.key_tile_bytes;
+// Looks up the blocks of positions [lowest, highest) of a chunk, once for all that reads them.
+inline void find_places(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+                        int highest, AttentionWorkspace& w) {
+  const int block_tokens = job.view.layout.block_tokens;
+  for (int t = lowest / block_tokens * block_tokens; t < highest; t += block_tokens) {
+    const uint8_t* head = head_data(job, unit, chunk_start(chunk) + t);
+    for (int offset = 0; offset < block_tokens; offset += kLanes)
+      w.places[(t + offset) / kLanes] = {head, static_cast<size_t>(offset)};
+  }
+}
+
+// By the position in the chunk, which find_places() has looked up.
+inline const uint8_t* key_tile(const AttentionJob& job, const AttentionWorkspace& w, int t) {
+  const TilePlace& place = w.places[static_cast<unsigned>(t) / kLanes];
+  return place.head + place.offset / kLanes * job.view.layout.key_tile_bytes;
 }
 
 // The run of values that the position lies in.
-inline const uint8_t* value_data(const AttentionJob& job, const AttentionUnit& unit,
-                                 int32_t position) {
+inline const uint8_t* value_data(const AttentionJob& job, const AttentionWorkspace& w, int t) {
   const KvLayerLayout& layout = job.view.layout;
-  const auto offset = static_cast<size_t>(position % layout.block_tokens);
-  const size_t at = offset / layout.value_run_tokens * layout.value_run_bytes;
-  return head_data(job, unit, position) + layout.value_offset + at;
+  const TilePlace& place = w.places[static_cast<unsigned>(t) / kLanes];
+  const size_t offset = place.offset + static_cast<unsigned>(t) % kLanes;
+  return place.head + layout.value_offset + (offset >> job.run_shift) * layout.value_run_bytes;
 }
 
-inline const uint16_t* scales_at(const AttentionJob& job, const AttentionUnit& unit,
-                                 int32_t position, size_t scale_offset) {
-  const auto offset = static_cast<size_t>(position % job.view.layout.block_tokens);
-  return reinterpret_cast<const uint16_t*>(head_data(job, unit, position) + scale_offset) + offset;
+inline const uint16_t* scales_at(const AttentionWorkspace& w, int t, size_t scale_offset) {
+  const TilePlace& place = w.places[static_cast<unsigned>(t) / kLanes];
+  return reinterpret_cast<const uint16_t*>(place.head + scale_offset) + place.offset +
+         static_cast<unsigned>(t) % kLanes;
 }
 
 // Positions from t to the end of its block or of the range, whichever comes first.
 inline int run_in_block(const AttentionJob& job, int t, int highest) {
   const int block_tokens = job.view.layout.block_tokens;
   return std::min(highest - t, block_tokens - t % block_tokens);
-}
-
-// What a chunk reads ahead_tokens() after the keys at t: later keys, then its first values.
-inline const uint8_t* after_keys(const AttentionJob& job, const AttentionUnit& unit, int chunk,
-                                 int t, int lowest, int highest) {
-  const int next = t + job.ahead_tokens();
-  if (next < highest) return key_tile(job, unit, chunk_start(chunk) + next);
-  const int value = lowest + next - highest < highest ? lowest + next - highest : highest - 1;
-  return value_data(job, unit, chunk_start(chunk) + value);
-}
-
-// The same for values: later values, then the first keys of the unit's next chunk.
-inline const uint8_t* after_values(const AttentionJob& job, const AttentionUnit& unit, int chunk,
-                                   int from, int to) {
-  const int next = from + job.ahead_tokens();
-  if (next < to) return value_data(job, unit, chunk_start(chunk) + next);
-  if (chunk == kSinkChunk || chunk + 1 == unit.chunk_end)
-    return value_data(job, unit, chunk_start(chunk) + from);
-  const int32_t key = (chunk + 1) * kChunk + (next - to) / kLanes * kLanes;
-  return key_tile(job, unit, std::min(key, last_position(job, unit)));
 }
 
 // For the rows of a unit, by family:
@@ -188,25 +191,25 @@ inline const uint8_t* after_values(const AttentionJob& job, const AttentionUnit&
 //   sees nothing.
 void pack_queries_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                         AttentionWorkspace& w);
-void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+void compute_scores_plain(const AttentionJob& job, const AttentionUnit& unit, int lowest,
                           int highest, AttentionWorkspace& w);
 void add_values_plain(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                       AttentionWorkspace& w);
 
 void pack_queries_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk,
                         AttentionWorkspace& w);
-void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
+void compute_scores_codes(const AttentionJob& job, const AttentionUnit& unit, int lowest,
                           int highest, AttentionWorkspace& w);
-void add_values_codes(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
-                      int highest, AttentionWorkspace& w);
+void add_values_codes(const AttentionJob& job, const AttentionUnit& unit, int lowest, int highest,
+                      AttentionWorkspace& w);
 
 // Parts of those in int4 (attention_nibbles.cc). multiply_means: products of every query and the
 // means of the chunk's tiles, to w.base; score_int4: w.scores of `count` tiles from position t on.
-void multiply_means(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
-                    int highest, AttentionWorkspace& w);
-void score_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, int t, int count,
-                const uint8_t* ahead, AttentionWorkspace& w);
-void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int chunk, int lowest,
-                     int highest, AttentionWorkspace& w);
+void multiply_means(const AttentionJob& job, int rows, int lowest, int highest,
+                    AttentionWorkspace& w);
+void score_int4(const AttentionJob& job, const AttentionUnit& unit, int t, int count,
+                AttentionWorkspace& w);
+void add_values_int4(const AttentionJob& job, const AttentionUnit& unit, int lowest, int highest,
+                     AttentionWorkspace& w);
 
 }  // namespace quipu::cpu

@@ -132,6 +132,9 @@ struct Queries {
   std::vector<int32_t> starts;
 };
 
+// Two lines, and then no more.
+ReadAhead ahead_in(const uint8_t* p) { return {p, p + 128}; }
+
 std::vector<float> scores_of(const CodeKernels& kernels, const Keys& keys, const Queries& queries,
                              size_t first, size_t rows, bool ahead) {
   const size_t tiles = keys.codes.size();
@@ -141,10 +144,8 @@ std::vector<float> scores_of(const CodeKernels& kernels, const Keys& keys, const
                     queries.x.data() + first,    queries.starts.data() + first,
                     queries.scales.size(),       static_cast<int>(rows),
                     out.data(),                  tiles * 16};
-  if (ahead) {
-    args.ahead = keys.codes.front().data();
-    args.ahead_scales = args.ahead;
-  }
+  ReadAhead reads = ahead_in(keys.codes.front().data());
+  if (ahead) args.ahead = &reads;
   kernels.key_codes(args);
   return out;
 }
@@ -219,6 +220,7 @@ TEST_P(CodesTest, WeightedValuesMatchPlainSumsAndTheScalarSet) {
       for (float& weight : weights) weight = static_cast<float>(random.next_double());
       const size_t stride = (dim + 15) / 16 * 16;
       const auto run = [&](const CodeKernels& kernels, bool ahead) {
+        ReadAhead reads = ahead_in(codes.data());
         std::vector<uint64_t> x(kTokens / 4 * rows);
         std::vector<float> row_scales(rows), scaled(kTokens);
         std::vector<int32_t> row_sums(rows), sums(rows * stride);
@@ -245,7 +247,7 @@ TEST_P(CodesTest, WeightedValuesMatchPlainSumsAndTheScalarSet) {
           kernels.value_codes({codes.data() + from * static_cast<int>(dim), dim * 4, tokens / 4,
                                static_cast<int>(dim), x.data() + from / 4 * static_cast<int>(rows),
                                rows, static_cast<int>(rows), sums.data(), stride,
-                               ahead ? codes.data() : nullptr});
+                               ahead ? &reads : nullptr});
         }
         std::vector<float> out(rows * stride), valid;
         for (size_t r = 0; r < rows; ++r) {
@@ -317,12 +319,12 @@ TEST_P(CodesTest, NibbleScoresMatchPlainSums) {
       const auto base = random_floats(random, rows * tiles);
       const Queries queries(kernels(), q, rows, dim);
       const auto run = [&](size_t first, size_t count, bool ahead) {
+        ReadAhead reads = ahead_in(pointers[0]);
         std::vector<float> out(count * tiles * 16);
         kernels().key_nibbles({pointers.data(), static_cast<int>(tiles), quads,
                                queries.bytes.data() + first, queries.sums.data() + first, rows,
                                static_cast<int>(count), base.data() + first * tiles, tiles,
-                               out.data(), tiles * 16, ahead ? pointers[0] : nullptr,
-                               bytes[0].size()});
+                               out.data(), tiles * 16, ahead ? &reads : nullptr});
         return out;
       };
       const auto got = run(0, rows, false);
@@ -376,6 +378,7 @@ TEST_P(CodesTest, NibbleValuesMatchPlainSumsForAnyRows) {
       std::vector<float> weights(rows * kTokens);
       for (float& weight : weights) weight = static_cast<float>(random.next_double());
       const auto run = [&](const CodeKernels& kernels, size_t from, size_t count, bool ahead) {
+        ReadAhead reads = ahead_in(bytes.data());
         std::vector<uint32_t> x(kTokens / 4 * count, ~uint32_t{0});
         std::vector<float> weight_scales(kGroups * count, NAN), out(count * stride);
         for (size_t r = 0; r < count; ++r) {
@@ -396,7 +399,7 @@ TEST_P(CodesTest, NibbleValuesMatchPlainSumsForAnyRows) {
         }
         kernels.value_nibbles({tiles.data(), run_bytes, kFirst, kLast, static_cast<int>(dim),
                                x.data(), weight_scales.data(), count, static_cast<int>(count),
-                               out.data(), stride, ahead ? tiles.data() : nullptr});
+                               out.data(), stride, ahead ? &reads : nullptr});
         return out;
       };
       const auto got = run(kernels(), 0, rows, false);

@@ -21,6 +21,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/cpu/read_ahead.h"
+
 namespace quipu::cpu {
 
 constexpr int kLanes = 16;          // rows of a weight tile, tokens of a key tile
@@ -107,6 +109,7 @@ struct SoftmaxArgs {
   float sum;      // out
   // Added after scale and soft cap, or null. SHAPE: as scores, readable where they are written.
   const float* bias = nullptr;
+  ReadAhead* ahead = nullptr;  // few rows: what to ask for meanwhile, or null
 };
 
 // values[r][d] += sum over tokens of weight * value, run by run. A run is one token (f32), or two

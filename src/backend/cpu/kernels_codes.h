@@ -67,9 +67,7 @@ struct KeyCodesArgs {
   int rows;
   float* out;  // SHAPE: [rows][out_stride]
   size_t out_stride;
-  // Few rows: what the next calls read, or null; as many bytes of tiles, and a line of scales.
-  const uint8_t* ahead = nullptr;
-  const uint8_t* ahead_scales = nullptr;
+  ReadAhead* ahead = nullptr;  // few rows: what to ask for meanwhile, or null
 };
 
 // int4: out[r][16 * i + lane] = base[r][i] + 128 * sum over groups of (scale[lane] * sum of codes *
@@ -87,8 +85,7 @@ struct KeyNibblesArgs {
   size_t base_stride;
   float* out;
   size_t out_stride;
-  const uint8_t* ahead = nullptr;  // as many bytes as the tiles have
-  size_t tile_bytes = 0;
+  ReadAhead* ahead = nullptr;  // as in KeyCodesArgs
 };
 
 // One row's softmax weights, times the scales of the values, become wide codes.
@@ -102,6 +99,7 @@ struct WeightCodesArgs {
   size_t stride;
   float scale;  // out: weight * value scale is about scale * code
   int32_t sum;  // out: of the codes
+  ReadAhead* ahead = nullptr;
 };
 
 // The same for int4 values: bytes, with a scale for each kWeightGroup tokens.
@@ -115,6 +113,7 @@ struct WeightBytesArgs {
   float* scales_out;  // SHAPE: [512 / kWeightGroup], stride apart
   size_t stride;
   float minimum_sum;  // out: sum of weight * minimum
+  ReadAhead* ahead = nullptr;
 };
 
 // sums[r][d] += sum over t of codes[t][d] * x[t][r]. Reads whole vectors: up to 60 bytes more than
@@ -128,7 +127,7 @@ struct ValueCodesArgs {
   int rows;
   int32_t* sums;  // SHAPE: [rows][sum_stride], dim rounded up to 16 used
   size_t sum_stride;
-  const uint8_t* ahead = nullptr;  // as in KeyCodesArgs
+  ReadAhead* ahead = nullptr;
 };
 
 // out[r][d] += sum over tokens of code * weight, one step for each kWeightGroup tokens. Reads as
@@ -144,7 +143,7 @@ struct ValueNibblesArgs {
   int rows;
   float* out;  // SHAPE: [rows][out_stride], dim rounded up to 16 used
   size_t out_stride;
-  const uint8_t* const* ahead = nullptr;  // few rows: what to ask for with each tile, or null
+  ReadAhead* ahead = nullptr;
 };
 
 // out[d] = scale * (sums[d] - offset), dim rounded up to 16 written.
