@@ -44,8 +44,8 @@ class Connection;
 // One request's answer. Detached from its connection when complete or gone.
 class Exchange : public HttpReply {
  public:
-  Exchange(std::shared_ptr<Connection> connection, asio::io_context& io)
-      : connection_(std::move(connection)), io_(io) {}
+  Exchange(std::shared_ptr<Connection> connection, HttpServerState& server)
+      : connection_(std::move(connection)), server_(server) {}
 
   void send(HttpResponse response) override;
   void begin_events(HttpHeaders headers, std::string ping) override;
@@ -55,10 +55,11 @@ class Exchange : public HttpReply {
   void on_writable(std::function<void()> call) override { on_writable_ = std::move(call); }
   void on_gone(std::function<void()> call) override { on_gone_ = std::move(call); }
   bool closed() const override { return connection_ == nullptr; }
-  void post(std::function<void()> call) override { asio::post(io_, std::move(call)); }
+  void post(std::function<void()> call) override { server_.lane.add(std::move(call)); }
 
   void post_after(milliseconds delay, std::function<void()> call) override {
-    auto timer = std::make_shared<asio::steady_timer>(io_, delay);  // shared: with its handler
+    auto timer =
+        std::make_shared<asio::steady_timer>(server_.io, delay);  // shared: with its handler
     timer->async_wait([timer, call = std::move(call)](error_code error) {
       if (!error) call();
     });
@@ -78,7 +79,7 @@ class Exchange : public HttpReply {
 
  private:
   std::shared_ptr<Connection> connection_;  // until the answer is complete
-  asio::io_context& io_;
+  HttpServerState& server_;
   std::function<void()> on_writable_, on_gone_;
 };
 
@@ -239,6 +240,7 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
       return exchange_->send(std::move(*answer));
     }
     state_ = State::kBody;
+    if (parser_->is_done()) return dispatch();
     arm_deadline(server_.config.body_timeout);
     const bool waits = boost::beast::iequals(parser_->get()[http::field::expect], "100-continue");
     if (!waits || parser_->is_done()) return read_body();
@@ -285,15 +287,20 @@ class Connection : public HttpConnection, public std::enable_shared_from_this<Co
     static_cast<HttpHead&>(request) = std::move(head_);
     request.body = std::move(parser_->get().body());
     parser_.reset();
+    const bool has_body = request.has_body;
     begin_exchange();
-    server_.handler.handle(std::move(request), exchange_);
+    if (!has_body) return server_.handler.handle(std::move(request), exchange_);
+    server_.lane.add(
+        [&handler = server_.handler, request = std::move(request), exchange = exchange_]() mutable {
+          handler.handle(std::move(request), std::move(exchange));
+        });
   }
 
   void begin_exchange() {
     state_ = State::kHandling;
     disarm_deadline();
     complete_ = chunked_ = false;
-    exchange_ = std::make_shared<Exchange>(shared_from_this(), server_.io);
+    exchange_ = std::make_shared<Exchange>(shared_from_this(), server_);
     watch();
   }
 

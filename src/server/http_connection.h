@@ -9,6 +9,7 @@
 #include <functional>
 #include <unordered_set>
 
+#include "server/call_lane.h"
 #include "server/http_server.h"
 #include "server/request_id.h"
 #include "server/tls_context.h"
@@ -27,11 +28,12 @@ class HttpConnection {
 
 struct HttpServerState {
   HttpServerState(const HttpServerConfig& settings, HttpHandler& handles)
-      : config(settings), handler(handles), acceptor(io), accept_pause(io), signals(io) {}
+      : config(settings), handler(handles), acceptor(io), accept_pause(io), signals(io), lane(io) {}
 
   Status listen();
   Status load_tls();
   void accept();
+  void accept_waiting();
   void wait_for_signal();
 
   const HttpServerConfig config;
@@ -46,6 +48,7 @@ struct HttpServerState {
   std::function<void(int)> on_signal;
   bool draining = false;
   RequestIds ids;
+  CallLane lane;  // last: what its calls hold needs the rest
 };
 
 // Serves a client until it leaves.

@@ -1,9 +1,11 @@
 #include "server/request_id.h"
 
 #include <fmt/format.h>
+#include <sys/random.h>
 
 #include <algorithm>
-#include <random>
+
+#include "base/check.h"
 
 namespace quipu {
 
@@ -19,8 +21,13 @@ bool is_plain(char c) {
 std::string RequestIds::next(std::string_view wanted) {
   if (!wanted.empty() && wanted.size() <= 64 && std::all_of(wanted.begin(), wanted.end(), is_plain))
     return std::string(wanted);
-  std::random_device draw;
-  return fmt::format("req-{:08x}{:08x}", draw(), draw());
+  if (left_ == 0) {
+    // Never fewer for at most 256 bytes. SOURCE: getrandom(2).
+    QUIPU_CHECK(getrandom(drawn_.data(), sizeof drawn_, 0) == sizeof drawn_,
+                "the system gave no random numbers");
+    left_ = drawn_.size();
+  }
+  return fmt::format("req-{:016x}", drawn_[--left_]);
 }
 
 }  // namespace quipu
