@@ -24,11 +24,11 @@ int match_before(std::span<const TokenId> tokens, size_t end) {
 
 }  // namespace
 
-void PromptLookup::propose(std::span<const TokenId> tokens, int tokens_max, double token_cost,
+bool PromptLookup::propose(std::span<const TokenId> tokens, int tokens_max, const DraftCosts& costs,
                            std::vector<TokenId>& draft) {
   draft.clear();
-  const int count = gain_.count(tokens_max, token_cost);
-  if (count <= 0 || tokens.size() < 2) return;
+  const int count = tokens.size() < 2 ? 0 : gain_.count(tokens_max, costs);
+  if (count <= 0) return false;
   // The latest of the longest matches.
   size_t from = 0;
   int longest = kMatchMin - 1;
@@ -40,12 +40,15 @@ void PromptLookup::propose(std::span<const TokenId> tokens, int tokens_max, doub
     longest = length;
     from = end;
   }
-  if (from == 0) return;
-  gain_.proposed();
+  if (from == 0) {
+    gain_.found_none();
+    return true;
+  }
   // What follows may run into the end itself: the sequence then repeats with that period.
   const size_t period = tokens.size() - from;
   for (size_t i = 0; i < static_cast<size_t>(count); ++i)
     draft.push_back(tokens[from + i % period]);
+  return true;
 }
 
 }  // namespace quipu

@@ -3,8 +3,8 @@
 // code, answers that quote.
 //
 // A step that computes some guessed tokens beside the known last one tells for each of them whether
-// it is what the sampler would have chosen; those that are count as generated, in one step instead of
-// several. The text is the same with and without guesses, bit for bit, since a token's logits do
+// it is what the sampler would have chosen; those that are count as generated, in one step instead
+// of several. The text is the same with and without guesses, bit for bit, since a token's logits do
 // not depend on how many are computed together (ARCHITECTURE.md).
 //
 // How many are worth it: draft_gain.h.
@@ -23,9 +23,9 @@ namespace quipu {
 
 class PromptLookup {
  public:
-  // Replaces `draft` by at most `tokens_max` guesses for what follows `tokens`.
-  // `token_cost`: of one more token, as a share of a step without it.
-  void propose(std::span<const TokenId> tokens, int tokens_max, double token_cost,
+  // Replaces `draft` by at most `tokens_max` guesses for what follows `tokens`. False: it did not
+  // look, since that would not pay.
+  bool propose(std::span<const TokenId> tokens, int tokens_max, const DraftCosts& costs,
                std::vector<TokenId>& draft);
 
   // What came of the last proposal that was computed.

@@ -8,7 +8,7 @@ namespace {
 std::vector<TokenId> guess(PromptLookup& lookup, const std::vector<TokenId>& tokens, int most,
                            double cost = 0.01) {
   std::vector<TokenId> draft = {99};
-  lookup.propose(tokens, most, cost, draft);
+  lookup.propose(tokens, most, {.token = cost}, draft);
   return draft;
 }
 

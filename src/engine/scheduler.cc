@@ -169,6 +169,7 @@ void Scheduler::take_cancelled(std::vector<StepEvent>& events) {
 void Scheduler::plan(StepPlan& plan) {
   plan.clear();
   planned_ns_ = clock_.now_ns();
+  looked_ns_ = 0;
   end_late();
   cache_.finish_transfers();
   int budget = config_.batch_tokens_max;
@@ -226,16 +227,41 @@ int Scheduler::add_drafts(Sequence& sequence, int64_t end, int budget) {
 void Scheduler::propose(Sequence& sequence, int most) {
   sequence.draft.clear();
   sequence.draft_is_forced = false;
-  const double cost = pacer_.token_cost();
+  if (!pacer_.knows_decode_step()) return;  // one without guesses tells what they cost
   const int forced_max = std::min(most, config_.forced_tokens_max);
   if (forced_max > 0 && sequence.sampler.is_constrained()) {
-    const int count = sequence.forced_gain.count(forced_max, cost);
-    if (count > 0) sequence.sampler.guess(count, sequence.draft);
-    sequence.draft_is_forced = !sequence.draft.empty();
-    if (sequence.draft_is_forced) return sequence.forced_gain.proposed();
+    const int64_t begin_ns = clock_.now_ns();
+    const int count = sequence.forced_gain.count(forced_max, draft_costs(forced_look_ns_));
+    if (count > 0) {
+      sequence.sampler.guess(count, sequence.draft);
+      note_look(begin_ns, forced_look_ns_);
+      sequence.draft_is_forced = !sequence.draft.empty();
+      if (sequence.draft_is_forced) return;
+      sequence.forced_gain.found_none();
+    }
   }
   const int lookup_max = std::min(most, config_.draft_tokens_max);
-  if (lookup_max > 0) sequence.lookup.propose(sequence.tokens, lookup_max, cost, sequence.draft);
+  if (lookup_max <= 0) return;
+  const int64_t begin_ns = clock_.now_ns();
+  const DraftCosts costs = draft_costs(lookup_look_ns_);
+  if (sequence.lookup.propose(sequence.tokens, lookup_max, costs, sequence.draft))
+    note_look(begin_ns, lookup_look_ns_);
+}
+
+// What guesses take of a step, they take from every sequence in it: of what each gets, that is so
+// many times as much.
+DraftCosts Scheduler::draft_costs(const RunningEstimate& look_ns) const {
+  const auto sequences = static_cast<double>(num_running());
+  const std::optional<double> step_ns = pacer_.decode_step_ns();
+  if (!step_ns.has_value()) return {.look = 0, .token = pacer_.token_cost()};
+  return {.look = sequences * look_ns.value().value_or(0) / *step_ns,
+          .token = sequences * pacer_.token_cost()};
+}
+
+void Scheduler::note_look(int64_t begin_ns, RunningEstimate& look_ns) {
+  const int64_t took_ns = clock_.now_ns() - begin_ns;
+  looked_ns_ += took_ns;
+  look_ns.observe(static_cast<double>(std::max<int64_t>(took_ns, 1)));
 }
 
 void Scheduler::judge_drafts(Sequence& sequence, int proposed, int accepted) {
@@ -516,7 +542,7 @@ void Scheduler::take_outputs(const ScheduledSequence& scheduled,
   events.push_back(std::move(event));
 }
 
-// Tells the pacer how long the step took.
+// Tells the pacer how long the step took, but for looking for guesses.
 void Scheduler::note_step(const StepPlan& plan) {
   if (plan.has_transfers_with_tier()) return;
   int decodes = 0, prompt_tokens = 0;  // a draft costs what a prompt's token does
@@ -528,7 +554,7 @@ void Scheduler::note_step(const StepPlan& plan) {
       prompt_tokens += scheduled.num_tokens;
     }
   }
-  pacer_.took(decodes, prompt_tokens, clock_.now_ns() - planned_ns_);
+  pacer_.took(decodes, prompt_tokens, clock_.now_ns() - planned_ns_ - looked_ns_);
 }
 
 // Why the output ends when `token` is chosen next. A stop token is not part of the output.

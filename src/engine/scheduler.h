@@ -37,6 +37,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "engine/request.h"
+#include "engine/running_estimate.h"
 #include "engine/sequence.h"
 #include "engine/step_pacer.h"
 #include "kv/encoding_cache.h"
@@ -146,9 +147,7 @@ class Scheduler {
   bool cancel(RequestId id);
 
   // Whether another step has something to compute or to tell: the end of a cancelled request too.
-  bool has_work() const {
-    return !running_.empty() || !waiting_.empty() || !cancelled_.empty();
-  }
+  bool has_work() const { return !running_.empty() || !waiting_.empty() || !cancelled_.empty(); }
 
   // Ends what is late (its events come out of the next take_cancelled()) and fills `plan` with the
   // next step. Empty only when there is no work, or when all of it waits for a tier.
@@ -191,6 +190,8 @@ class Scheduler {
   void note_step(const StepPlan& plan);
   int add_drafts(Sequence& sequence, int64_t end, int budget);
   void propose(Sequence& sequence, int most);
+  DraftCosts draft_costs(const RunningEstimate& look_ns) const;
+  void note_look(int64_t begin_ns, RunningEstimate& look_ns);
   void judge_drafts(Sequence& sequence, int proposed, int accepted);
   void take_outputs(const ScheduledSequence& scheduled, std::span<const TokenId> next_tokens,
                     std::vector<StepEvent>& events);
@@ -221,6 +222,9 @@ class Scheduler {
   int64_t arrivals_ = 0;
   StepPacer pacer_;
   int64_t planned_ns_ = 0;  // when the last plan was made
+  int64_t looked_ns_ = 0;   // for guesses, in that plan
+  // Of looking for guesses once: some find nothing at once, others a long text.
+  RunningEstimate forced_look_ns_{8}, lookup_look_ns_{8};
   std::vector<StepEvent> cancelled_;
   SchedulerCounters counters_;
 };
