@@ -7,6 +7,7 @@
 // OWNS: nothing. THREADS: thread-compatible.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -44,6 +45,11 @@ class ByteReader {
     const std::string_view view(reinterpret_cast<const char*>(bytes_.data()) + offset_, size);
     offset_ += size;
     return view;
+  }
+
+  // The next bytes, at most `size` of them, which stay to be read.
+  std::string_view ahead(uint64_t size) const {
+    return {reinterpret_cast<const char*>(bytes_.data()) + offset_, std::min(size, remaining())};
   }
 
   // Fails unless `count` items of at least `bytes_min` bytes each can still follow.

@@ -5,6 +5,7 @@
 #include "base/units.h"
 #include "base/utf8.h"
 #include "format/byte_reader.h"
+#include "format/file_guess.h"
 #include "format/gguf.h"
 #include "format/printable.h"
 
@@ -65,11 +66,12 @@ class GgufParser {
   }
 
   Status read_header() {
+    const std::string_view head = reader_.ahead(kFileGuessBytes);
     const auto magic = reader_.read_bytes(4, "magic");
     if (!magic.ok()) return magic.status();
     if (*magic != kGgufMagic) {
-      return corrupt("not a GGUF file: expected the magic 'GGUF' at offset 0, found '{}'",
-                     printable(*magic));
+      return corrupt("not a GGUF file: expected the magic 'GGUF' at offset 0, found '{}'{}",
+                     escaped_bytes(*magic), file_guess(head));
     }
     QUIPU_ASSIGN_OR_RETURN(contents_.version, reader_.read<uint32_t>("version"));
     if (contents_.version < 1 || contents_.version > 3) {

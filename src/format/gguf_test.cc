@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/units.h"
 #include "format/model_file.h"
+#include "format/printable.h"
 #include "format/test_files.h"
 
 namespace quipu {
@@ -91,6 +92,34 @@ TEST(Gguf, RefusesOtherFilesAndVersions) {
   expect_refused(GgufBytes(3, 0, 0, "GGML"), ErrorCode::kCorruptData, {"'GGUF'", "'GGML'"});
   expect_refused(GgufBytes(4, 0, 0), ErrorCode::kUnsupported, {"version 4", "1 to 3"});
   expect_refused(GgufBytes(0x03000000, 0, 0), ErrorCode::kUnsupported, {"big-endian"});
+}
+
+TEST(Gguf, SaysWhatAnotherFileSeemsToBe) {
+  const auto message = [](std::string_view bytes) {
+    std::string file(bytes);
+    file.resize(std::max<size_t>(file.size(), 100), ' ');
+    const auto contents = parse_gguf(as_byte_span(file), "file");
+    EXPECT_FALSE(contents.ok());
+    return contents.status().message();
+  };
+  const auto expect = [&](std::string_view bytes, std::string_view found, std::string_view guess) {
+    const std::string text = message(bytes);
+    EXPECT_NE(text.find(fmt::format("found '{}'", found)), std::string::npos) << text;
+    EXPECT_NE(text.find(guess), std::string::npos) << text;
+    for (const char c : text) EXPECT_TRUE(c >= 0x20 && c < 0x7F) << text;
+  };
+  expect("\x1f\x8b\x08", "\\x1f\\x8b\\x08 ", "compressed");
+  expect("PK\x03\x04", "PK\\x03\\x04", "ZIP");
+  expect("<!DOCTYPE html>", "<!DO", "web page");
+  expect("\n\n <HTML>", "\\x0a\\x0a <", "web page");
+  expect("version https://git-lfs.github.com/spec/v1\noid", "vers", "git lfs pull");
+  expect(std::string_view("\x40\x01\0\0\0\0\0\0{\"a\"", 12), "@\\x01\\x00\\x00",
+         "give the directory");
+  expect("tjgg", "tjgg", "before GGUF");
+  expect("\x1b[31", "\\x1b[31", "");
+  EXPECT_EQ(message("hello").find("seems"), std::string::npos);
+  EXPECT_NE(message(std::string(100, '\0')).find("cut off"), std::string::npos);
+  EXPECT_EQ(printable("a\xC2\x9B\x31\xC2\xA0z"), "a?1\xC2\xA0z");  // C1's CSI, a wide space
 }
 
 TEST(Gguf, AbsurdCountsAreRefusedBeforeAnythingIsReserved) {

@@ -5,6 +5,7 @@
 
 #include "base/units.h"
 #include "format/byte_reader.h"
+#include "format/file_guess.h"
 #include "format/json.h"
 #include "format/printable.h"
 
@@ -120,13 +121,13 @@ Result<SafetensorsEntry> read_entry(const std::string& name, const Json& value,
 Result<std::vector<SafetensorsEntry>> parse_safetensors(std::span<const std::byte> bytes,
                                                         std::string_view file) {
   ByteReader reader(bytes, file);
+  const std::string_view head = reader.ahead(kFileGuessBytes);
   QUIPU_ASSIGN_OR_RETURN(const uint64_t header_bytes, reader.read<uint64_t>("header length"));
   if (header_bytes > reader.remaining()) {
     return make_error(ErrorCode::kCorruptData,
                       "{}: the header length at offset 0 is {}, but the file has {} bytes left; it "
-                      "is no safetensors "
-                      "file, or damaged or incomplete",
-                      file, header_bytes, reader.remaining());
+                      "is no safetensors file, or damaged or incomplete{}",
+                      file, header_bytes, reader.remaining(), file_guess(head));
   }
   QUIPU_ASSIGN_OR_RETURN(const std::string_view header, reader.read_bytes(header_bytes, "header"));
   QUIPU_ASSIGN_OR_RETURN(const Json json, parse_json_object(header, file, kHeaderLimits));

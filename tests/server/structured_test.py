@@ -134,7 +134,7 @@ class Structured(ServerTest):
         self.assertEqual((error["param"], error["code"]), ("response_format.json_schema.schema", "not_supported"))
         self.assertIn("#/properties/a/not", error["message"])
         self.assertIn("#/items/format", schema_refusal({"items": {"type": "string", "format": "colour"}})["message"])
-        self.assertIn("Invalid type: strin", schema_refusal({"type": "strin"})["message"])
+        self.assertIn("#/type: 'strin' is no type; expected string, number", schema_refusal({"type": "strin"})["message"])
         self.assertEqual(schema_refusal(3)["code"], "invalid_value")
         self.assertEqual(refusal(response_format={"type": "json_schema"})["code"], "missing_required_parameter")
         self.assertEqual(refusal(response_format={"type": "xml"})["param"], "response_format.type")

@@ -30,6 +30,8 @@ const REFUSED: [&str; 20] = [
     "x-guidance", // the compiler's own switches
 ];
 
+const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "object", "array", "null"];
+
 const FORMATS: [&str; 11] = [
     "date",
     "time",
@@ -110,6 +112,7 @@ impl Walk {
                     FORMATS[..FORMATS.len() - 1].join(", ")
                 ))),
             },
+            "type" => check_type(value, place),
             "$ref" => check_reference(value, place),
             "properties" | "patternProperties" | "$defs" | "definitions" => {
                 let Some(inner) = value.as_object() else {
@@ -142,6 +145,33 @@ fn may_be_string(members: &serde_json::Map<String, Value>) -> bool {
         Some(Value::Array(types)) => types.iter().any(|name| name == "string"),
         Some(name) => name == "string",
     }
+}
+
+/// A type's name, or several.
+fn check_type(value: &Value, place: &str) -> Outcome<()> {
+    let names = match value {
+        Value::Array(names) if !names.is_empty() => names.as_slice(),
+        name => std::slice::from_ref(name),
+    };
+    match names.iter().find(|name| !name.as_str().is_some_and(|name| TYPES.contains(&name))) {
+        None => Ok(()),
+        Some(Value::String(name)) => Err(Failure::invalid(format!(
+            "{place}: '{}' is no type; expected {}",
+            shown(name),
+            TYPES.join(", ")
+        ))),
+        Some(other) => Err(wrong(place, "the name of a type, or several in an array", other)),
+    }
+}
+
+/// What of a text goes into a message.
+fn shown(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 40;
+    let mut cut: String = text.escape_debug().take(CHARACTERS_MAX).collect();
+    if cut.len() < text.len() {
+        cut.push_str("...");
+    }
+    cut
 }
 
 fn check_reference(value: &Value, place: &str) -> Outcome<()> {
@@ -230,6 +260,16 @@ mod tests {
         assert!(failure(json!({"format": "regex"})).starts_with("#/format: "));
         assert!(failure(json!({"anyOf": {}})).starts_with("#/anyOf: expected an array"));
         assert!(failure(json!([1])).starts_with("#: a schema is"));
+        let wrong_type = failure(json!({"properties": {"a": {"type": "strin"}}}));
+        assert_eq!(
+            wrong_type,
+            "#/properties/a/type: 'strin' is no type; expected string, number, integer, boolean, \
+             object, array, null"
+        );
+        assert!(failure(json!({"type": ["null", "Int"]})).contains("'Int' is no type"));
+        assert!(failure(json!({"type": 3})).ends_with("found a number"));
+        assert!(failure(json!({"type": []})).ends_with("found an array"));
+        assert!(failure(json!({"type": "\u{1b}x".repeat(99)})).len() < 200);
         assert!(failure(json!({"x-guidance": {"lenient": true}})).starts_with("#/x-guidance: "));
     }
 
