@@ -17,13 +17,14 @@ namespace quipu::v1 {
 
 using TokenId = std::int32_t;
 
-// How the next token is chosen. The defaults are those of the command line.
+// How the next token is chosen. Where nothing is given, the model's file says
+// (ModelInfo::sampling), or else the command line's defaults hold.
 struct SamplingParams {
-  float temperature = 0.8f;  // 0: always the likeliest token
-  int top_k = 40;            // 0: all
-  float top_p = 0.95f;
-  float min_p = 0.05f;
-  float repetition_penalty = 1.0f;
+  std::optional<float> temperature{};         // 0: always the likeliest token; default 0.8
+  std::optional<int> top_k{};                 // 0: all; default 40
+  std::optional<float> top_p{};               // default 0.95
+  std::optional<float> min_p{};               // default 0.05
+  std::optional<float> repetition_penalty{};  // default 1
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
   std::vector<std::pair<TokenId, float>> logit_bias{};
@@ -36,6 +37,23 @@ struct GenerationOptions {
   std::vector<std::string> stop{};  // the output ends before any of these
   bool ignore_eos = false;          // go on after the end-of-text token
   int priority = 0;                 // lower ones get a free place first
+  // Log probabilities of each output token, and of so many of the likeliest in its place, from 0 to
+  // kTopLogprobsMax; nothing: none.
+  std::optional<int> top_logprobs{};
+};
+
+inline constexpr int kTopLogprobsMax = 20;
+
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob =
+      0;  // natural logarithm, of the model's distribution before any sampling parameter
+};
+
+// What an output token was chosen from.
+struct TokenLogprobs {
+  TokenLogprob chosen{};
+  std::vector<TokenLogprob> top{};  // the likeliest first; of equal ones the lower id first
 };
 
 struct GenerationRequest {
@@ -55,7 +73,8 @@ enum class FinishReason {
 // UNITS: tokens; ms.
 struct GenerationResult {
   std::string text{};
-  std::vector<TokenId> tokens{};  // of the output; those that spell a stop string too
+  std::vector<TokenId> tokens{};          // of the output; those that spell a stop string too
+  std::vector<TokenLogprobs> logprobs{};  // SHAPE: as tokens when asked for, else empty
   FinishReason finish = FinishReason::kStop;
   std::string stop_string{};  // the one that ended the output, if one did
   std::uint64_t seed = 0;     // that was used
@@ -68,6 +87,7 @@ struct GenerationResult {
 struct GenerationPiece {
   std::string text{};
   std::vector<TokenId> tokens{};
+  std::vector<TokenLogprobs> logprobs{};  // SHAPE: as tokens when asked for, else empty
 };
 
 // Called with each piece of text; false cancels the request.

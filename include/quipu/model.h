@@ -58,6 +58,7 @@ struct ModelInfo {
   std::int64_t context_tokens = 0;  // of prompt and output together
   bool has_tokenizer = false, has_chat_template = false;
   bool is_encoder_decoder = false;
+  SamplingParams sampling{};  // what holds where a request gives nothing; all but the seed
   double load_ms = 0;
   std::string note{};  // what the cache got and why, for people
 };
@@ -93,8 +94,8 @@ class QUIPU_API Model {
   // What load() would take, from the file's metadata alone. ERRORS: as load().
   static Result<MemoryPlan> plan(const ModelOptions& options);
 
-  // ERRORS: kNotFound, kIo, kCorruptData, kUnsupported (the file); kInvalidArgument (an option,
-  // with its name); kResourceExhausted.
+  // ERRORS: kNotFound, kIo, kCorruptData, kUnsupported (the file; defaults for sampling that are
+  // out of range too); kInvalidArgument (an option, with its name); kResourceExhausted.
   static Result<Model> load(const ModelOptions& options);
 
   const ModelInfo& info() const;
@@ -111,8 +112,8 @@ class QUIPU_API Model {
                                   std::string_view tools_json = {}) const;
 
   // Begins to compute. ERRORS: kResourceExhausted when running_max + waiting_max requests are in
-  // flight; kUnsupported for text without a vocabulary. What the engine refuses comes from
-  // finish().
+  // flight; kUnsupported for text without a vocabulary; kInvalidArgument for top_logprobs out of
+  // range. What the engine refuses comes from finish().
   Result<Generation> start(const GenerationRequest& request) const;
 
   // Computes to the end on the engine's thread; `on_text` is called on this one.

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "app/sampling_defaults.h"
 #include "base/suggest.h"
 #include "base/units.h"
 
@@ -96,7 +97,9 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
         options.kv_host_bytes = value_or_throw("--kv-host-memory", parse_bytes(text));
       },
       "Memory for evicted blocks in compact form, such as 4GiB (default: none)");
-  command.add_option("--kv-policy", options.kv_policy, "Which cached blocks go first: reuse, cost, lru")
+  command
+      .add_option("--kv-policy", options.kv_policy,
+                  "Which cached blocks go first: reuse, cost, lru")
       ->check(CLI::IsMember({"reuse", "cost", "lru"}))
       ->capture_default_str();
   command.add_option("--kv-block", options.block_tokens, "Tokens per KV block")
@@ -142,10 +145,7 @@ void add_model_flags(CLI::App& command, ModelOptions& options) {
 
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   SamplingParams& params = flags.params;
-  params.temperature = 0.8f;
-  params.top_k = 40;
-  params.top_p = 0.95f;
-  params.min_p = 0.05f;
+  params = usual_sampling();
   flags.temperature =
       command
           .add_option("--temperature,--temp", params.temperature, "0: always the likeliest token")
@@ -179,28 +179,19 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
 }
 
 Status SamplingFlags::use_model_defaults(const LoadedModel& model) {
-  const Metadata& metadata = model.file->metadata();
-  const auto take = [&](const CLI::Option* option, const char* key, float& value) {
-    if (option->count() > 0) return;
-    if (const auto found = metadata.get_double(key)) value = static_cast<float>(*found);
+  const auto chosen = [](const CLI::Option* option, auto value) {
+    return option->count() > 0 ? std::optional(value) : std::nullopt;
   };
-  const bool says_temperature = metadata.get_double("general.sampling.temp").has_value();
-  if (temperature->count() == 0 && !says_temperature &&
-      model.model->config().encoder_decoder.has_value())
-    params.temperature = 0;
-  take(temperature, "general.sampling.temp", params.temperature);
-  take(top_p, "general.sampling.top_p", params.top_p);
-  take(min_p, "general.sampling.min_p", params.min_p);
-  take(repetition_penalty, "general.sampling.penalty_repeat", params.repetition_penalty);
-  if (const auto found = metadata.get_int("general.sampling.top_k");
-      found.has_value() && top_k->count() == 0) {
-    params.top_k = static_cast<int>(std::clamp<int64_t>(*found, -1, INT32_MAX));
-  }
-  const Status status = params.validate();
-  if (status.ok()) return status;
-  return make_error(ErrorCode::kCorruptData,
-                    "{}: general.sampling.*: {}; give the flag to override it",
-                    model.file->path().string(), status.message());
+  QUIPU_ASSIGN_OR_RETURN(
+      params,
+      choose_sampling(model,
+                      {.temperature = chosen(temperature, params.temperature),
+                       .top_p = chosen(top_p, params.top_p),
+                       .min_p = chosen(min_p, params.min_p),
+                       .repetition_penalty = chosen(repetition_penalty, params.repetition_penalty),
+                       .top_k = chosen(top_k, params.top_k)},
+                      params));
+  return Status::ok_status();
 }
 
 Result<SamplingParams> SamplingFlags::resolve() const {

@@ -30,9 +30,7 @@ struct SamplingFlags {
   std::optional<uint64_t> seed;
   std::vector<std::string> logit_bias;  // "ID=BIAS"
 
-  // What the model file says (general.sampling.*) where no flag was given. An encoder-decoder model
-  // whose file says nothing takes the likeliest token: translations and answers are not drawn.
-  // ERRORS: kCorruptData for values out of range.
+  // What the model's file says where no flag was given. ERRORS: as choose_sampling().
   Status use_model_defaults(const LoadedModel& model);
 
   // The parameters with a seed chosen when none was given.

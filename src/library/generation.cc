@@ -19,6 +19,18 @@ FinishReason to_public(quipu::FinishReason reason) {
   return FinishReason::kCancelled;
 }
 
+std::vector<TokenLogprobs> to_public(const std::vector<quipu::TokenLogprobs>& logprobs) {
+  const auto one = [](const quipu::TokenLogprob& logprob) {
+    return TokenLogprob{logprob.id, logprob.logprob};
+  };
+  std::vector<TokenLogprobs> result;
+  for (const quipu::TokenLogprobs& token : logprobs) {
+    result.push_back({.chosen = one(token.chosen), .top = {}});
+    for (const quipu::TokenLogprob& other : token.top) result.back().top.push_back(one(other));
+  }
+  return result;
+}
+
 void note_end(const quipu::GenerationEnd& end, GenerationResult& result) {
   const quipu::GenerationTimings timings(end.stats);
   result.finish = to_public(end.finish);
@@ -57,12 +69,15 @@ std::optional<GenerationPiece> Generation::next() {
     state.result.text += update.text;
     state.result.tokens.insert(state.result.tokens.end(), update.token_ids.begin(),
                                update.token_ids.end());
+    std::vector<TokenLogprobs> logprobs = to_public(update.logprobs);
+    state.result.logprobs.insert(state.result.logprobs.end(), logprobs.begin(), logprobs.end());
     if (update.end.has_value()) {
       state.end = std::move(update.end);
       note_end(*state.end, state.result);
     }
     if (!update.token_ids.empty() || !update.text.empty())
-      return GenerationPiece{std::move(update.text), std::move(update.token_ids)};
+      return GenerationPiece{std::move(update.text), std::move(update.token_ids),
+                             std::move(logprobs)};
   }
   return std::nullopt;
 }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -166,6 +168,128 @@ TEST_F(LibraryTest, StopsAtAStringAndWhenTheCallerSaysSo) {
   ASSERT_TRUE(cancelled.ok());
   EXPECT_EQ(cancelled->finish, quipu::FinishReason::kCancelled);
   EXPECT_LT(cancelled->completion_tokens, 2000);
+}
+
+TEST_F(LibraryTest, LogProbabilitiesOfTheChosenTokenAndOfTheLikeliest) {
+  quipu::GenerationRequest asked = request(12, 5);
+  asked.options.top_logprobs = 3;
+  auto generation = model_->start(asked);
+  ASSERT_TRUE(generation.ok()) << generation.error().message;
+  std::vector<quipu::TokenLogprobs> pieces;
+  while (const auto piece = generation->next()) {
+    EXPECT_EQ(piece->logprobs.size(), piece->tokens.size());
+    pieces.insert(pieces.end(), piece->logprobs.begin(), piece->logprobs.end());
+  }
+  const auto result = generation->finish();
+  ASSERT_TRUE(result.ok()) << result.error().message;
+  ASSERT_EQ(result->logprobs.size(), 12u);
+  ASSERT_EQ(pieces.size(), 12u);
+  for (size_t i = 0; i < 12; ++i) {
+    const quipu::TokenLogprobs& token = result->logprobs[i];
+    EXPECT_EQ(token.chosen.token, result->tokens[i]);
+    EXPECT_EQ(pieces[i].chosen.logprob, token.chosen.logprob);
+    ASSERT_EQ(token.top.size(), 3u);
+    double sum = 0;
+    for (size_t j = 0; j < 3; ++j) {
+      sum += std::exp(token.top[j].logprob);
+      if (j > 0) EXPECT_LE(token.top[j].logprob, token.top[j - 1].logprob);
+      if (token.top[j].token == token.chosen.token)
+        EXPECT_EQ(token.top[j].logprob, token.chosen.logprob);
+    }
+    EXPECT_LE(sum, 1.000001);
+    EXPECT_LE(token.chosen.logprob, token.top[0].logprob);
+  }
+  // The likeliest is what a temperature of 0 takes; asking changes no token.
+  asked.options.sampling.temperature = 0;
+  asked.options.top_logprobs = 1;
+  const auto greedy = model_->generate(asked);
+  ASSERT_TRUE(greedy.ok());
+  for (size_t i = 0; i < greedy->tokens.size(); ++i)
+    EXPECT_EQ(greedy->logprobs[i].top[0].token, greedy->tokens[i]);
+  const auto plain = model_->generate(request(12, 5));
+  ASSERT_TRUE(plain.ok());
+  EXPECT_EQ(plain->tokens, result->tokens);
+  EXPECT_TRUE(plain->logprobs.empty());
+  asked.options.top_logprobs = quipu::kTopLogprobsMax + 1;
+  EXPECT_EQ(code_of(model_->start(asked)), quipu::ErrorCode::kInvalidArgument);
+}
+
+std::string bytes_of(const auto& number) {
+  return {reinterpret_cast<const char*>(&number), sizeof number};
+}
+
+// A copy of the built-in model's file whose metadata has these numbers.
+std::filesystem::path with_metadata(const std::vector<std::pair<std::string, float>>& numbers,
+                                    const char* name) {
+  std::ifstream in(kModelPath, std::ios::binary);
+  std::string file(std::istreambuf_iterator<char>(in), {});
+  uint64_t count = 0;
+  std::memcpy(&count, file.data() + 16, 8);
+  std::string more;
+  const std::string f32 = bytes_of(uint32_t{6}), text = bytes_of(uint32_t{8});
+  for (const auto& [key, value] : numbers) {
+    const std::string entry = bytes_of(uint64_t{key.size()}) + key + f32;
+    if (const size_t place = file.find(entry); place != std::string::npos) {
+      file.replace(place + entry.size(), 4, bytes_of(value));
+    } else {
+      more += entry + bytes_of(value);
+      ++count;
+    }
+  }
+  // A text as long as it takes to leave what follows where alignment wants it.
+  const std::string key = "test.padding";
+  more += bytes_of(uint64_t{key.size()}) + key + text;
+  const uint64_t padding = 64 - (more.size() + 8) % 64;
+  file.insert(24, more + bytes_of(padding) + std::string(padding, ' '));
+  file.replace(16, 8, bytes_of(count + 1));
+  const std::filesystem::path path = std::filesystem::temp_directory_path() / name;
+  std::ofstream(path, std::ios::binary) << file;
+  return path;
+}
+
+TEST_F(LibraryTest, TheModelsFileSaysHowTokensAreChosenWhereNobodyElseDoes) {
+  const quipu::SamplingParams usual = model_->info().sampling;
+  EXPECT_EQ(usual.temperature, 0.8f);
+  EXPECT_EQ(usual.top_k, 40);
+  EXPECT_EQ(usual.top_p, 0.95f);
+  EXPECT_EQ(usual.min_p, 0.05f);
+  EXPECT_EQ(usual.repetition_penalty, 1.0f);
+
+  const std::filesystem::path path =
+      with_metadata({{"general.sampling.temp", 0}, {"general.sampling.penalty_repeat", 1.25f}},
+                    "quipu-library-test-sampling.gguf");
+  const auto greedy = quipu::Model::load({.path = path, .threads = 2, .kv_bytes = 8 << 20});
+  std::filesystem::remove(path);
+  ASSERT_TRUE(greedy.ok()) << greedy.error().message;
+  EXPECT_EQ(greedy->info().sampling.temperature, 0.0f);
+  EXPECT_EQ(greedy->info().sampling.repetition_penalty, 1.25f);
+  EXPECT_EQ(greedy->info().sampling.top_k, 40);
+  const auto text = [](const quipu::Model& model, quipu::GenerationRequest asked) {
+    const auto result = model.generate(asked);
+    EXPECT_TRUE(result.ok()) << result.error().message;
+    return result.ok() ? result->text : "";
+  };
+  // As if a caller of the other model had said so, and whatever the seed is.
+  quipu::GenerationRequest same = request(16, 1);
+  same.options.sampling.temperature = 0;
+  same.options.sampling.repetition_penalty = 1.25f;
+  const std::string expected = text(*model_, same);
+  EXPECT_EQ(text(*greedy, request(16, 1)), expected);
+  EXPECT_EQ(text(*greedy, request(16, 2)), expected);
+  // Who says otherwise is heard.
+  quipu::GenerationRequest hot = request(16, 7);
+  hot.options.sampling.temperature = 1.5f;
+  hot.options.sampling.repetition_penalty = 1;
+  EXPECT_EQ(text(*greedy, hot), text(*model_, hot));
+  EXPECT_NE(text(*greedy, hot), expected);
+
+  const std::filesystem::path wrong =
+      with_metadata({{"general.sampling.top_p", 7}}, "quipu-library-test-wrong.gguf");
+  const auto refused = quipu::Model::load({.path = wrong});
+  std::filesystem::remove(wrong);
+  EXPECT_EQ(code_of(refused), quipu::ErrorCode::kCorruptData);
+  EXPECT_NE(refused.error().message.find("top_p is 7"), std::string::npos)
+      << refused.error().message;
 }
 
 TEST_F(LibraryTest, WhatTheEngineRefusesComesFromFinish) {

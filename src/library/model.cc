@@ -7,6 +7,7 @@
 
 #include "app/chat.h"
 #include "app/memory_plan.h"
+#include "app/sampling_defaults.h"
 #include "library/state.h"
 
 namespace quipu::v1 {
@@ -68,7 +69,8 @@ quipu::Result<quipu::ModelOptions> engine_options(const ModelOptions& options) {
   return result;
 }
 
-ModelInfo info_of(const quipu::LoadedModel& model, bool has_chat_template) {
+ModelInfo info_of(const quipu::LoadedModel& model, bool has_chat_template,
+                  const quipu::SamplingParams& sampling) {
   const quipu::ModelConfig& config = model.model->config();
   return {.architecture = config.architecture,
           .name = config.name,
@@ -77,6 +79,11 @@ ModelInfo info_of(const quipu::LoadedModel& model, bool has_chat_template) {
           .has_tokenizer = model.tokenizer != nullptr,
           .has_chat_template = has_chat_template,
           .is_encoder_decoder = config.encoder_decoder.has_value(),
+          .sampling = {.temperature = sampling.temperature,
+                       .top_k = sampling.top_k,
+                       .top_p = sampling.top_p,
+                       .min_p = sampling.min_p,
+                       .repetition_penalty = sampling.repetition_penalty},
           .load_ms = model.load_ms,
           .note = model.kv_note};
 }
@@ -88,7 +95,9 @@ quipu::Result<std::shared_ptr<internal::ModelState>> load_state(const ModelOptio
   quipu::Result<std::optional<quipu::ChatTemplate>> chat_template =
       quipu::chat_template_of(*loaded);
   if (!chat_template.ok()) return chat_template.status().with_context(options.path);
-  ModelInfo info = info_of(*loaded, chat_template->has_value());
+  QUIPU_ASSIGN_OR_RETURN(const quipu::SamplingParams sampling,
+                         quipu::choose_sampling(*loaded, {}, quipu::usual_sampling()));
+  ModelInfo info = info_of(*loaded, chat_template->has_value(), sampling);
   // Shared: by handles, sessions and generations.
   auto state = std::make_shared<internal::ModelState>(
       std::move(loaded), quipu::EngineThreadConfig{.running_max = options.running_max,
@@ -98,14 +107,19 @@ quipu::Result<std::shared_ptr<internal::ModelState>> load_state(const ModelOptio
   return state;
 }
 
-quipu::SamplingParams engine_sampling(const SamplingParams& sampling) {
+// What was given, and for the rest what `defaults` has, which has a value for each.
+quipu::SamplingParams engine_sampling(const SamplingParams& sampling,
+                                      const SamplingParams& defaults) {
   // As the command line chooses it.
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
-  return {.temperature = sampling.temperature,
-          .top_k = sampling.top_k,
-          .top_p = sampling.top_p,
-          .min_p = sampling.min_p,
-          .repetition_penalty = sampling.repetition_penalty,
+  const auto either = [](const auto& given, const auto& other) {
+    return given.has_value() ? *given : *other;
+  };
+  return {.temperature = either(sampling.temperature, defaults.temperature),
+          .top_k = either(sampling.top_k, defaults.top_k),
+          .top_p = either(sampling.top_p, defaults.top_p),
+          .min_p = either(sampling.min_p, defaults.min_p),
+          .repetition_penalty = either(sampling.repetition_penalty, defaults.repetition_penalty),
           .presence_penalty = sampling.presence_penalty,
           .frequency_penalty = sampling.frequency_penalty,
           .logit_bias = sampling.logit_bias,
@@ -220,9 +234,15 @@ Result<Generation> Model::start(const GenerationRequest& request) const {
       prompt = std::move(ids).value();
     }
     const GenerationOptions& options = request.options;
+    if (options.top_logprobs.has_value()) {
+      const quipu::Status status =
+          check_range("top_logprobs", *options.top_logprobs, 0, kTopLogprobsMax);
+      if (!status.ok()) return to_error(status);
+    }
     quipu::GenerationAsk ask;
     ask.prompt = std::move(prompt);
-    ask.params.sampling = engine_sampling(options.sampling);
+    ask.params.sampling = engine_sampling(options.sampling, state_->info.sampling);
+    ask.params.top_logprobs = options.top_logprobs;
     ask.params.max_tokens = options.max_tokens;
     ask.params.stop = options.stop;
     ask.params.ignore_eos = options.ignore_eos;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <random>
 
+#include "app/sampling_defaults.h"
+
 namespace quipu {
 
 namespace {
@@ -350,11 +352,7 @@ ApiResult<GenerationSpec> read_llama_request(const Json& body, const ServedModel
                                              const std::string& tenant_salt) {
   GenerationSpec spec;
   Fields fields(body);
-  SamplingParams& sampling = spec.params.sampling;
-  sampling.temperature = 0.8f;  // llama.cpp's defaults, which are those of `quipu run` too
-  sampling.top_k = 40;
-  sampling.top_p = 0.95f;
-  sampling.min_p = 0.05f;
+  spec.params.sampling = usual_sampling();  // llama.cpp's defaults, which are those of `quipu run`
   read_common(fields, model, tenant_salt, spec);
   if (!fields.boolean("cache_prompt").value_or(true))
     spec.params.cache_salt += fmt::format("\nno-reuse-{:016x}", new_seed());
