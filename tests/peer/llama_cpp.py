@@ -159,12 +159,12 @@ class Session:
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
         self.positions = [0] * len(self.positions)
 
-    def truncate(self, tokens):
-        """Forgets every token of the first sequence from position `tokens` on."""
+    def truncate(self, tokens, sequence=0):
+        """Forgets every token of a sequence from position `tokens` on."""
         memory = self.lib.llama_get_memory(self.context)
-        if not self.lib.llama_memory_seq_rm(memory, 0, tokens, -1):
+        if not self.lib.llama_memory_seq_rm(memory, sequence, tokens, -1):
             raise RuntimeError("llama.cpp could not truncate its cache")
-        self.positions[0] = tokens
+        self.positions[sequence] = tokens
 
     def feed(self, tokens, every=False):
         """Runs tokens; returns the logits of the last one, or of every one, as lists of floats."""

@@ -3,8 +3,8 @@
 
     llama_half.py MODEL --threads 2 --kv f16 --prompt 512 --gen 64 --depth 0,4096 [--users 16]
 
-Per depth: `prefill` is a chunk of --prompt tokens behind `depth` tokens, `decode` --gen steps behind
-`depth` and the prompt's tokens, as `quipu bench` does it. With --users, decode is of so many
+Per depth: `decode` is of --gen steps behind `depth` tokens, `prefill` of a chunk of --prompt tokens
+behind the same, as `quipu bench` has them: neither is behind the other. With --users, both are of so many
 sequences at once, the sum of all. The caller repeats the program, so that it can alternate with the
 other engine.
 """
@@ -51,11 +51,13 @@ def measure(session, options, depth):
     session.clear()
     for user in range(users):
         fill(session, tokens[:depth], user)
-    prompts = lambda: [fill(session, tokens[depth:depth + prompt], user) for user in range(users)]
-    result["prefill"] = users * prompt / seconds(prompts)
     steps = tokens[-gen:]
     result["decode"] = users * gen / seconds(
         lambda: [session.decode_step([token] * users) for token in steps])
+    for user in range(users):
+        session.truncate(depth, user)
+    prompts = lambda: [fill(session, tokens[depth:depth + prompt], user) for user in range(users)]
+    result["prefill"] = users * prompt / seconds(prompts)
     return result
 
 

@@ -4,8 +4,8 @@
     bench/peers/llama_cpp/run MODEL [--depth 0,4096] [--kv 16|8|4] [--users 1] [--repeat 3] [--json]
 
 Both engines get the same file, the same threads and the same number of tokens; the median of the
-repetitions counts and the spread is printed. Prefill is of --prompt tokens behind `depth` tokens;
-decode of --gen tokens behind both, for --users sequences at once (the sum of all). quipu's half is
+repetitions counts and the spread is printed. Prefill is of --prompt tokens behind `depth` tokens,
+decode of --gen tokens behind the same, for --users sequences at once (the sum of all). quipu's half is
 `quipu bench`.
 """
 
