@@ -120,14 +120,16 @@ def slope_stage(bench):
         bytes_per_token = bench.kv_bytes_per_token("q8_0", kv_format)
         report = bench.run(bench.model("q8_0"), "--prompt", 0, "--gen", 32, "--depth", "0,1024,2048,4096,8192",
                            "--kv-format", kv_format, "--repeat", 3)
-        points = []
+        points = []  # (tokens behind, bytes that plain reads bring in the time of a step)
+        slope_from = lambda before, to: (to[1] - before[1]) / (to[0] - before[0])
         for row in report["rows"]:
             seconds, bandwidth = 1 / row["tokens_per_s"], row["read_bandwidth_bytes_per_s"]
-            points.append((row["depth"], seconds * bandwidth))
-            slopes = [(points[-1][1] - one[1]) / (points[-1][0] - one[0]) for one in (points[-2:-1] + points[:1])
-                      if one is not points[-1]]
-            cells = ["", "", ""] if not slopes else [f"{slopes[0]:,.0f}", f"{slopes[0] / bytes_per_token:.2f}",
-                                                     f"{slopes[-1] / bytes_per_token:.2f}"]
+            point, cells = (row["depth"], seconds * bandwidth), ["", "", ""]
+            if points:
+                slope = slope_from(points[-1], point)
+                cells = [f"{slope:,.0f}", f"{slope / bytes_per_token:.2f}",
+                         f"{slope_from(points[0], point) / bytes_per_token:.2f}"]
+            points.append(point)
             rows.append(f"| {kv_format} | {row['depth']} | {1000 * seconds:.2f} | {bandwidth * 1e-9:.1f} | "
                         + " | ".join(cells) + " |")
     yield rows

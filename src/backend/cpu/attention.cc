@@ -92,7 +92,7 @@ void start_ahead(const Job& job, const Piece& piece, Workspace& w) {
 // sees nothing has sum 0. Few rows ask for the next piece meanwhile.
 void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, std::optional<Piece> next,
                   Workspace& w) {
-  const int rows = unit.row_end - unit.row_begin;
+  const int rows = unit_rows(unit);
   find_ranges(job, unit, chunk, w);
   int lowest = kChunk, highest = 0;
   for (int r = 0; r < rows; ++r) {
@@ -103,8 +103,8 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, std::opt
   }
   if (lowest >= highest) return;
   find_places(job, unit, chunk, lowest, highest, w);
-  const bool ask = rows <= kFewRows && job.has_value_codes();
-  if (ask && next) start_ahead(job, *next, w);
+  ReadAhead* const ahead = job.has_value_codes() ? ahead_of(unit, w) : nullptr;
+  if (ahead != nullptr && next) start_ahead(job, *next, w);
   if (job.has_key_codes()) {
     compute_scores_codes(job, unit, lowest, highest, w);
   } else {
@@ -112,10 +112,15 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, std::opt
   }
   for (int r = 0; r < rows; ++r) {
     if (w.begin[r] == w.end[r]) continue;
-    SoftmaxArgs softmax{
-        w.scores + r * kChunk,   w.begin[r], w.end[r], job.args.scale * w.q_scale[r],
-        job.args.softcap,        0.0f,       0.0f,     row_bias(job, unit, chunk, r),
-        ask ? &w.ahead : nullptr};
+    SoftmaxArgs softmax{w.scores + r * kChunk,
+                        w.begin[r],
+                        w.end[r],
+                        job.args.scale * w.q_scale[r],
+                        job.args.softcap,
+                        0.0f,
+                        0.0f,
+                        row_bias(job, unit, chunk, r),
+                        ahead};
     job.kernels.softmax(softmax);
     w.parts[r] = {softmax.maximum, softmax.sum};
   }
@@ -124,7 +129,7 @@ void attend_chunk(const Job& job, const AttentionUnit& unit, int chunk, std::opt
   } else {
     add_values_plain(job, unit, chunk, w);
   }
-  if (ask) ask_across_runs(w.ahead, std::numeric_limits<int>::max());  // what is left of it
+  if (ahead != nullptr) ask_across_runs(*ahead, std::numeric_limits<int>::max());  // what is left
 }
 
 void pack_queries(const Job& job, const AttentionUnit& unit, int chunk, Workspace& w) {

@@ -24,7 +24,7 @@ namespace {
 
 // Few rows: keys and values are asked for this long before they are read, line by line as what is
 // read now; about 16 KiB of bf16 keys, as less does not cover the latency of memory. (Asking for a
-// whole chunk ahead, as codes do, was a twentieth slower.)
+// whole chunk ahead, as codes do, was measured slower.)
 constexpr int kAheadTokens = 64;
 
 // What a chunk reads that long after the keys at t: later keys, then its first values.
