@@ -26,7 +26,7 @@
 namespace quipu::cpu {
 
 constexpr int kLanes = 16;          // rows of a weight tile, tokens of a key tile
-constexpr int kTokenBlock = 16;     // most tokens of an activation block
+constexpr int kTokenBlock = 24;     // most tokens of an activation block
 constexpr int kTileGroup = 4;       // most tiles one call takes
 constexpr int kGroup = 32;          // elements that share one activation scale
 constexpr size_t kSuperGroups = 8;  // groups of a k-quant super-block of 256

@@ -108,7 +108,7 @@ TEST_P(LinearTest, RowsDoNotDependOnTheirBatch) {
     const auto y = run(*backend, **weight, std::span(x).subspan(t * n, n), 1);
     alone.insert(alone.end(), y.begin(), y.end());
   }
-  for (const size_t tokens : {2, 3, 5, 8, 16, 33}) {
+  for (size_t tokens = 2; tokens <= 33; ++tokens) {
     const auto y = run(*backend, **weight, std::span(x).first(tokens * n), tokens);
     EXPECT_TRUE(same_bits(y, std::span(alone).first(tokens * m))) << tokens;
   }

@@ -184,6 +184,33 @@ QUIPU_INLINE void dot_codes(const Codes& codes, const QuantGroup* x, IntVec (&do
     }
   }
 }
+// Parts of a group, for kernels_dot_tiles.inc: two quads that share bytes; a quad of half a group
+// of kU6K; and a quad of two tiles times that of one token.
+QUIPU_INLINE void load_nibble_quads(const uint8_t* p, IntVec& low, IntVec& high) {
+  const __m512i mask = _mm512_set1_epi8(15);
+  const __m512i pairs = _mm512_loadu_si512(p);
+  low.v = _mm512_and_si512(pairs, mask);
+  high.v = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask);
+}
+QUIPU_INLINE IntVec load_6_bit_quad(const uint8_t* group, int i, int half) {
+  const __m512i pairs = _mm512_loadu_si512(group + 64 * i);
+  const __m512i nibbles = half == 0 ? pairs : _mm512_srli_epi16(pairs, 4);
+  const __m512i plane = _mm512_loadu_si512(group + 256 + 64 * half);
+  const __m512i bits = i == 0   ? _mm512_slli_epi16(plane, 4)
+                       : i == 1 ? _mm512_slli_epi16(plane, 2)
+                       : i == 2 ? plane
+                                : _mm512_srli_epi16(plane, 2);
+  const __m512i low = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+  return {_mm512_ternarylogic_epi32(low, bits, _mm512_set1_epi8(0x30), 0xF8)};
+}
+QUIPU_INLINE void dot_quad(const IntVec (&codes)[2], const QuantGroup& x, int quad, IntVec& first,
+                           IntVec& second) {
+  int32_t activations;
+  memcpy(&activations, x.codes + 4 * quad, 4);
+  const __m512i broadcast = _mm512_set1_epi32(activations);
+  first.v = _mm512_dpbusd_epi32(first.v, codes[0].v, broadcast);
+  second.v = _mm512_dpbusd_epi32(second.v, codes[1].v, broadcast);
+}
 // One multiply-add instruction's worth of work, operands in registers: 64 products.
 QUIPU_INLINE IntVec peak_step(const IntVec& codes, const IntVec& x, const IntVec& sum) {
   return {_mm512_dpbusd_epi32(sum.v, codes.v, x.v)};
