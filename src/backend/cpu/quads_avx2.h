@@ -10,6 +10,7 @@ namespace quipu::cpu {
 namespace {
 
 constexpr int kCodeRows = block_of(4);  // 8 sums of one register
+constexpr int kKeyRows = 1;             // of two tiles of keys
 
 struct QuadVec {
   __m256i even[2], odd[2];

@@ -7,6 +7,7 @@ namespace quipu::cpu {
 namespace {
 
 constexpr int kCodeRows = block_of(8);  // 16 sums
+constexpr int kKeyRows = block_of(4);   // the same for two tiles of keys
 
 // A wide code is high * 128 + low, two signed bytes: the high bytes of a quad, then its low ones.
 struct QuadVec {

@@ -11,6 +11,7 @@ namespace quipu::cpu {
 namespace {
 
 constexpr int kCodeRows = block_of(2);  // rows whose sums stay in registers
+constexpr int kKeyRows = 1;             // of two tiles of keys
 
 struct QuadVec {
   uint8_t v[64];
