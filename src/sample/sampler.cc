@@ -109,99 +109,177 @@ TokenId Sampler::sample(std::span<const float> logits, int64_t position) {
 }
 
 TokenId Sampler::choose(std::span<const float> logits, int64_t position) {
-  if (params_.greedy()) {
-    size_t best = 0;
-    for (size_t id = 1; id < logits.size(); ++id) {
-      if (logits[id] > logits[best] || std::isnan(logits[best])) best = id;
-    }
-    return static_cast<TokenId>(best);
+  const size_t best = first_largest(logits);
+  if (params_.greedy()) return static_cast<TokenId>(best);
+  largest_ = logits[best];
+  // Beside an infinite one nothing has weight; where none is a number, something must be returned.
+  if (!std::isfinite(largest_)) return largest_ > 0 ? static_cast<TokenId>(best) : 0;
+  const double at = uniform_at(params_.seed, static_cast<uint64_t>(position), 0);
+  const auto target = [&](uint64_t total) {
+    return std::min(static_cast<uint64_t>(at * static_cast<double>(total)), total - 1);
+  };
+  if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < logits.size()) {
+    keep_largest(logits, static_cast<size_t>(params_.top_k));
+    cut_candidates();
+  } else if (params_.top_p == 1.0f && params_.min_p > 0) {
+    keep_above_min_p(logits);
+  } else {
+    weights_.compute(logits, largest_, params_.temperature);
+    if (params_.top_p < 1.0f) cut_all(logits);
+    return static_cast<TokenId>(weights_.find(target(weights_.total())));
   }
-  keep_likely(logits);
-  cut_top_k();
-  cut_top_p_and_min_p();
-  double total = 0;
-  for (const double p : probabilities_) total += p;
-  const double target = uniform_at(params_.seed, static_cast<uint64_t>(position), 0) * total;
-  double sum = 0;
-  for (size_t i = 0; i < candidates_.size(); ++i) {
-    sum += probabilities_[i];
-    if (target < sum) return candidates_[i].id;
-  }
-  return candidates_.back().id;
+  uint64_t total = 0;
+  for (const Candidate& candidate : candidates_) total += candidate.weight;
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  uint64_t left = target(total);
+  size_t i = 0;
+  for (; left >= candidates_[i].weight; ++i) left -= candidates_[i].weight;
+  return candidates_[i].id;
 }
 
-// Candidates and their probabilities (relative to the best), best first. Tokens that no cut could
-// keep are left out before sorting: with top-p, those below (1 - top_p) / vocabulary of the mass
-// cannot reach the nucleus even all together.
-void Sampler::keep_likely(std::span<const float> logits) {
-  // Room for every token at the first draw: how many survive the cuts changes from step to step.
-  candidates_.reserve(logits.size());
-  probabilities_.reserve(logits.size());
-  candidates_.clear();
-  float best = -INFINITY;
-  for (const float logit : logits) best = logit > best ? logit : best;
-  const double scale = 1.0 / static_cast<double>(params_.temperature);
-  const auto relative = [&](float logit) {
-    return std::exp((static_cast<double>(logit) - best) * scale);
+bool Sampler::better(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
+
+// How much of `total` top-p wants to have.
+uint64_t Sampler::nucleus(uint64_t total) const {
+  const double wanted = static_cast<double>(params_.top_p) * static_cast<double>(total);
+  return std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(wanted)), 1, total);
+}
+
+uint64_t Sampler::least_weight() const {
+  return static_cast<uint64_t>(static_cast<double>(params_.min_p) *
+                               static_cast<double>(TokenWeights::kOne));
+}
+
+// Top-p and min-p among all tokens: those that they leave keep their weights.
+void Sampler::cut_all(std::span<const float> logits) {
+  const uint64_t least = least_weight();
+  const Candidate last = last_of_nucleus(logits);
+  weights_.keep_only([&](size_t id) {
+    const bool in_nucleus =
+        logits[id] != last.logit ? logits[id] > last.logit : static_cast<TokenId>(id) <= last.id;
+    return in_nucleus && weights_[id] >= least;
+  });
+}
+
+// The last token, best first, that top-p needs. Weights are counted by steps of the logit; only
+// those of one step are put in order.
+Sampler::Candidate Sampler::last_of_nucleus(std::span<const float> logits) {
+  constexpr size_t kSteps = 1024;
+  constexpr float kStepsPerNat = 32;  // what has weight lies within 28 nats
+  const float scale = kStepsPerNat / params_.temperature;
+  const auto step_of = [&](float logit) {
+    return logit == largest_ ? size_t{0} : static_cast<size_t>((largest_ - logit) * scale);
   };
-  double floor = 0;
-  mass_ = 0;
-  if (params_.top_p == 1.0f) {
-    floor = params_.min_p;
-  } else if (params_.top_k == 0) {
-    for (const float logit : logits) {
-      if (logit > -INFINITY) mass_ += relative(logit);
-    }
-    floor = (1.0 - static_cast<double>(params_.top_p)) * mass_ /
-            static_cast<double>(logits.size()) * 0.999;
-  }
-  // exp is monotonic: compare logits with the floor's logarithm instead of taking it for every
-  // token.
-  const double lowest =
-      floor > 0 ? best + std::log(floor) / scale - 1e-4 * std::abs(static_cast<double>(best)) - 1e-4
-                : -INFINITY;
+  steps_.assign(kSteps, 0);
   for (size_t id = 0; id < logits.size(); ++id) {
-    if (logits[id] >= lowest && logits[id] > -INFINITY)
-      candidates_.push_back({static_cast<TokenId>(id), logits[id]});
+    if (const uint64_t weight = weights_[id]; weight > 0) steps_[step_of(logits[id])] += weight;
   }
-  if (candidates_.empty())
-    candidates_.push_back({0, 0});  // all NaN or -inf: something must be returned
+  uint64_t left = nucleus(weights_.total());
+  size_t step = 0;
+  for (; left > steps_[step]; ++step) left -= steps_[step];
+  candidates_.clear();
+  candidates_.reserve(logits.size());
+  for (size_t id = 0; id < logits.size(); ++id) {
+    const uint64_t weight = weights_[id];
+    if (weight > 0 && step_of(logits[id]) == step)
+      candidates_.push_back({static_cast<TokenId>(id), logits[id], weight});
+  }
+  // Halves, by rank, until few are left.
+  auto first = candidates_.begin(), last = candidates_.end();
+  while (last - first > 32) {
+    const auto middle = first + (last - first) / 2;
+    std::nth_element(first, middle, last, better);
+    uint64_t sum = 0;
+    for (auto i = first; i != middle; ++i) sum += i->weight;
+    if (sum >= left) {
+      last = middle;
+    } else {
+      left -= sum;
+      first = middle;
+    }
+  }
+  std::sort(first, last, better);
+  for (; left > first->weight; ++first) left -= first->weight;
+  return *first;
 }
 
-void Sampler::cut_top_k() {
-  const auto better = [](const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+namespace {
+
+// visit(id) for every token above `least`, which may rise meanwhile. Groups without any are passed
+// over: a vector compares many at a time.
+template <typename Visit>
+void for_each_above(std::span<const float> logits, const float& least, const Visit& visit) {
+  constexpr size_t kGroup = 32;
+  for (size_t i = 0; i < logits.size(); i += kGroup) {
+    const size_t end = std::min(i + kGroup, logits.size());
+    int larger = 0;
+    for (size_t id = i; id < end; ++id) larger |= logits[id] > least;
+    if (larger == 0) continue;
+    for (size_t id = i; id < end; ++id) {
+      if (logits[id] > least) visit(id);
+    }
+  }
+}
+
+}  // namespace
+
+void Sampler::add_candidate(std::span<const float> logits, size_t id) {
+  candidates_.push_back({static_cast<TokenId>(id), logits[id],
+                         TokenWeights::weight(logits[id], largest_, params_.temperature)});
+}
+
+// Candidates: the `count` largest, best first.
+void Sampler::keep_largest(std::span<const float> logits, size_t count) {
+  const size_t room = 2 * count + 64;
+  candidates_.clear();
+  candidates_.reserve(room);
+  float least = -INFINITY;
+  const auto keep_best = [&] {
+    if (candidates_.size() <= count) return;
+    const auto last = candidates_.begin() + static_cast<ptrdiff_t>(count) - 1;
+    std::nth_element(candidates_.begin(), last, candidates_.end(), better);
+    candidates_.resize(count);
+    least = candidates_.back().logit;  // later equals come after it
   };
-  const size_t k = params_.top_k > 0
-                       ? std::min<size_t>(static_cast<size_t>(params_.top_k), candidates_.size())
-                       : candidates_.size();
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(k),
-                    candidates_.end(), better);
-  candidates_.resize(k);
-  const double scale = 1.0 / static_cast<double>(params_.temperature);
-  probabilities_.clear();
-  for (const Candidate& candidate : candidates_) {
-    probabilities_.push_back(
-        std::exp((static_cast<double>(candidate.logit) - candidates_.front().logit) * scale));
-  }
+  for_each_above(logits, least, [&](size_t id) {
+    add_candidate(logits, id);
+    if (candidates_.size() == room) keep_best();
+  });
+  keep_best();
+  std::sort(candidates_.begin(), candidates_.end(), better);
 }
 
-void Sampler::cut_top_p_and_min_p() {
+// Candidates: all whose weight is large enough, by id.
+void Sampler::keep_above_min_p(std::span<const float> logits) {
+  const uint64_t least = least_weight();
+  // A little less than what min-p allows: the weight decides.
+  const double allowed = static_cast<double>(params_.temperature) * std::log(params_.min_p);
+  const double slack = 1e-3 * (std::abs(allowed) + std::abs(static_cast<double>(largest_)) + 1);
+  const auto lowest = static_cast<float>(largest_ + allowed - slack);
+  candidates_.clear();
+  candidates_.reserve(logits.size());  // how many there are changes from step to step
+  for_each_above(logits, lowest, [&](size_t id) {
+    add_candidate(logits, id);
+    if (candidates_.back().weight < least || candidates_.back().weight == 0) candidates_.pop_back();
+  });
+}
+
+// Top-p and min-p among candidates.
+void Sampler::cut_candidates() {
   size_t keep = candidates_.size();
   if (params_.top_p < 1.0f) {
-    double total = mass_, sum = 0;
-    if (params_.top_k > 0) {
-      total = 0;
-      for (const double p : probabilities_) total += p;
-    }
-    for (keep = 0; keep < candidates_.size();) {
-      sum += probabilities_[keep++];
-      if (sum >= static_cast<double>(params_.top_p) * total) break;
-    }
+    uint64_t total = 0;
+    for (const Candidate& candidate : candidates_) total += candidate.weight;
+    uint64_t left = nucleus(total);
+    for (keep = 0; left > candidates_[keep].weight; ++keep) left -= candidates_[keep].weight;
+    ++keep;
   }
-  while (keep > 1 && probabilities_[keep - 1] < static_cast<double>(params_.min_p)) --keep;
+  const uint64_t least = least_weight();
+  while (candidates_[keep - 1].weight < least) --keep;  // the best has no less
   candidates_.resize(keep);
-  probabilities_.resize(keep);
 }
 
 }  // namespace quipu

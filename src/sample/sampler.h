@@ -2,8 +2,10 @@
 //
 // Order: constraint, logit bias, repetition / presence / frequency penalties, temperature, top-k,
 // top-p, min-p, draw. Top-p counts the probabilities left after top-k; min-p is relative to the
-// best token. The draw depends on (seed, position) only, so a request gives the same text alone or
-// in a batch, before and after a preemption (architecture.md, determinism contract, rule 4).
+// best token. The draw goes through what is left by id, and depends on (seed, position) only, so a
+// request gives the same text alone or in a batch, before and after a preemption (architecture.md,
+// determinism contract, rule 4). A token of less than 2^-40 of the best one's probability is never
+// drawn.
 // THREADS: thread-compatible; one per sequence. A steady state allocates nothing.
 #pragma once
 
@@ -16,6 +18,7 @@
 #include "base/strong_id.h"
 #include "sample/sampling_params.h"
 #include "sample/token_constraint.h"
+#include "sample/token_weights.h"
 
 namespace quipu {
 
@@ -50,15 +53,22 @@ class Sampler {
   struct Candidate {
     TokenId id;
     float logit;
+    uint64_t weight;
   };
 
   bool constrain(std::span<const float> logits);
   bool has_adjustments() const;
   void adjust();
   TokenId choose(std::span<const float> logits, int64_t position);
-  void keep_likely(std::span<const float> logits);
-  void cut_top_k();
-  void cut_top_p_and_min_p();
+  void cut_all(std::span<const float> logits);
+  Candidate last_of_nucleus(std::span<const float> logits);
+  void add_candidate(std::span<const float> logits, size_t id);
+  void keep_above_min_p(std::span<const float> logits);
+  void keep_largest(std::span<const float> logits, size_t count);
+  void cut_candidates();
+  uint64_t nucleus(uint64_t total) const;
+  uint64_t least_weight() const;
+  static bool better(const Candidate& a, const Candidate& b);
 
   SamplingParams params_;
   // Shared with the request it came with, a value that others may hold copies of.
@@ -70,9 +80,10 @@ class Sampler {
   };
   std::unordered_map<TokenId, Counts> seen_;
   std::vector<float> adjusted_;        // scratch: logits after constraint, bias, penalties
+  float largest_ = 0;                  // scratch: of the logits
+  TokenWeights weights_;               // scratch: of all tokens
+  std::vector<uint64_t> steps_;        // scratch: sums of weights by steps of the logit
   std::vector<Candidate> candidates_;  // scratch
-  std::vector<double> probabilities_;  // scratch: of candidates_, relative to the best
-  double mass_ = 0;                    // scratch: of all tokens, when top-p counts them all
 };
 
 }  // namespace quipu

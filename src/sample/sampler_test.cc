@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -51,17 +52,82 @@ TEST(Sampler, CutsKeepExactlyTheirTokens) {
   EXPECT_EQ(kept({.temperature = 1, .top_p = 0}), (std::set<TokenId>{2}));
 }
 
-// The early cut before sorting must never change the outcome.
-TEST(Sampler, TheEarlyCutIsExact) {
+// What the definition says, step by step: everything is sorted, sums are taken one by one.
+TokenId sample_slowly(const SamplingParams& params, const std::vector<float>& logits,
+                      int64_t position) {
+  struct Token {
+    TokenId id;
+    float logit;
+    uint64_t weight;
+  };
+  float largest = -INFINITY;
+  for (const float logit : logits) largest = logit > largest ? logit : largest;
+  std::vector<Token> tokens;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (!(logits[id] > -INFINITY)) continue;
+    tokens.push_back({static_cast<TokenId>(id), logits[id],
+                      TokenWeights::weight(logits[id], largest, params.temperature)});
+  }
+  std::stable_sort(tokens.begin(), tokens.end(),
+                   [](const Token& a, const Token& b) { return a.logit > b.logit; });
+  const auto total = [&] {
+    uint64_t sum = 0;
+    for (const Token& token : tokens) sum += token.weight;
+    return sum;
+  };
+  if (params.top_k > 0) tokens.resize(std::min(tokens.size(), static_cast<size_t>(params.top_k)));
+  const double wanted = static_cast<double>(params.top_p) * static_cast<double>(total());
+  uint64_t sum = 0;
+  size_t keep = 0;
+  while (keep < tokens.size() && (keep == 0 || static_cast<double>(sum) < wanted)) {
+    sum += tokens[keep++].weight;
+  }
+  if (params.top_p < 1) tokens.resize(keep);
+  const double least = static_cast<double>(params.min_p) * static_cast<double>(TokenWeights::kOne);
+  std::erase_if(tokens,
+                [&](const Token& token) { return token.weight < static_cast<uint64_t>(least); });
+  std::sort(tokens.begin(), tokens.end(),
+            [](const Token& a, const Token& b) { return a.id < b.id; });
+  const double at = uniform_at(params.seed, static_cast<uint64_t>(position), 0);
+  auto left = static_cast<uint64_t>(at * static_cast<double>(total()));
+  for (const Token& token : tokens) {
+    if (left < token.weight) return token.id;
+    left -= token.weight;
+  }
+  return tokens.back().id;
+}
+
+TEST(Sampler, CutsAndDrawsAreThoseOfTheDefinition) {
   Random random(3);
-  for (int round = 0; round < 200; ++round) {
-    std::vector<float> logits(50 + random.next_below(300));
-    for (float& logit : logits) logit = 4 * random.next_normal();
-    const float top_p = static_cast<float>(random.next_double());
-    const SamplingParams fast = {.temperature = 0.7f, .top_p = top_p, .seed = 9};
-    SamplingParams slow = fast;
-    slow.top_k = static_cast<int>(logits.size());  // sorts everything
-    EXPECT_EQ(Sampler(fast, {}).sample(logits, round), Sampler(slow, {}).sample(logits, round));
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<float> logits(1 + random.next_below(round % 10 == 0 ? 5000 : 300));
+    const float spread = round % 3 == 0 ? 0.01f : 4.0f;
+    for (float& logit : logits) {
+      logit = spread * random.next_normal();
+      if (round % 4 == 0) logit = std::round(2 * logit);  // many equals
+      if (random.next_below(20) == 0) logit = random.next_below(2) == 0 ? -INFINITY : NAN;
+    }
+    logits[random.next_below(logits.size())] = 1;
+    SamplingParams params{.temperature = 0.1f + 2 * static_cast<float>(random.next_double()),
+                          .seed = static_cast<uint64_t>(round)};
+    if (round % 2 == 0) params.top_k = static_cast<int>(random.next_below(2 * logits.size()));
+    if (round % 5 != 0) params.top_p = static_cast<float>(random.next_double());
+    if (round % 7 == 0) params.min_p = static_cast<float>(random.next_double());
+    Sampler sampler(params, {});
+    for (int position = 0; position < 3; ++position) {
+      ASSERT_EQ(sampler.sample(logits, position), sample_slowly(params, logits, position)) << round;
+    }
+  }
+}
+
+TEST(Sampler, OneThatIsInfiniteOrNothingAtAllIsAnswered) {
+  for (const SamplingParams& params :
+       {SamplingParams{.temperature = 1}, SamplingParams{.temperature = 1, .top_k = 1},
+        SamplingParams{.temperature = 1, .top_p = 0.5f},
+        SamplingParams{.temperature = 1, .min_p = 0.5f}}) {
+    EXPECT_EQ(Sampler(params, {}).sample(std::vector<float>{1, INFINITY, 2}, 0), 1);
+    EXPECT_EQ(Sampler(params, {}).sample(std::vector<float>{NAN, NAN}, 0), 0);
+    EXPECT_EQ(Sampler(params, {}).sample(std::vector<float>{-INFINITY, -INFINITY}, 0), 0);
   }
 }
 
