@@ -1,6 +1,7 @@
 #include "backend/cpu/linear.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "backend/cpu/packed_weight.h"
 #include "base/check.h"
@@ -16,6 +17,8 @@ constexpr size_t kLayouts = 3;
 constexpr size_t kSuperBlockBytes = 288 * kKiB;
 // Up to this many activation elements every thread packs for itself: cheaper than a barrier.
 constexpr size_t kPrivatePackElements = 8192;
+// Below so many tokens kernels take tiles one by one.
+constexpr size_t kFewTokens = 4;
 // Below this many multiply-adds the caller computes alone: cheaper than waking the gang.
 constexpr size_t kAloneWork = 32 * kKiB;
 
@@ -28,8 +31,14 @@ struct Job {
   bool direct_f32 = false;              // one token: its row is a block as it lies
   size_t layout_offset[kLayouts] = {};  // in the packed activations
   size_t packed_bytes = 0;
-  size_t token_parts = 1;  // of the work split
-  size_t total_cost = 0;   // UNITS: bytes of tiles, over all outputs
+  // The work split: groups of tiles, of all outputs, once for each part of the tokens. A thread
+  // does its groups for one super-block of tokens after another.
+  size_t token_parts = 1;
+  size_t group_tiles = kTileGroup;
+  size_t super_blocks = 1;         // of a part
+  size_t total_cost = 0;           // UNITS: bytes of tiles, over all outputs
+  const size_t* first_group = {};  // SHAPE: [threads + 1]
+  Turn* turns = {};                // SHAPE: [threads]
 };
 
 const PackedWeight& packed(const LinearOutput& output) {
@@ -175,55 +184,82 @@ void store_gated_block(const Job& job, std::byte* memory, size_t tile, size_t ti
   }
 }
 
-// Tiles that are computed together: of one output, or of gate and up.
+// What is computed together: an output, or gate and up.
 struct Part {
   size_t output;  // of a gate and up: the gate
   size_t tiles, tile_bytes;
 };
 
-// Tiles [first, last) of one part times token blocks [block_first, block_last).
-void multiply_tiles(const Job& job, const Part& part, std::byte* memory, size_t first, size_t last,
-                    size_t block_first, size_t block_last) {
-  const LinearOutput& output = job.args->outputs[part.output];
-  const size_t block_bytes =
-      kTokenBlock * token_bytes(packed(output).traits().layout, job.in_features);
-  const size_t blocks = block_last - block_first;
-  const size_t supers = ceil_div(blocks, std::max<size_t>(1, kSuperBlockBytes / block_bytes));
-  for (size_t s = 0; s < supers; ++s) {
-    const size_t begin = block_first + blocks * s / supers;
-    const size_t end = block_first + blocks * (s + 1) / supers;
-    for (size_t tile = first; tile < last; tile += kTileGroup) {
-      const size_t count = std::min<size_t>(kTileGroup, last - tile);
-      for (size_t block = begin; block < end; ++block) {
-        if (job.args->gate) {
-          store_gated_block(job, memory, tile, count, block);
-        } else {
-          store_block(job, output, memory, tile, count, block);
-        }
-      }
+// visit(part, token part) in the order of the work, until it returns true.
+template <typename Visit>
+void for_each_part(const Job& job, const Visit& visit) {
+  for (size_t token_part = 0; token_part < job.token_parts; ++token_part) {
+    for (size_t i = 0; i < job.args->outputs.size(); ++i) {
+      const PackedWeight& weight = packed(job.args->outputs[i]);
+      Part part{i, weight.tile_count(), weight.tile_bytes()};
+      if (job.args->gate) part.tile_bytes += packed(job.args->outputs[++i]).tile_bytes();
+      if (visit(part, token_part)) return;
     }
   }
 }
 
-// This thread's share of the products. The work is a line of token_parts * total_cost bytes; a tile
-// belongs to the thread on whose stretch it begins.
-void multiply(const Job& job, std::byte* memory, size_t thread, size_t threads) {
+// Where each thread's groups begin: the work is a line of token_parts * total_cost bytes, and a
+// group belongs to the thread on whose stretch it begins.
+void split_groups(const Job& job, size_t threads, size_t* first_group) {
   const size_t line = job.token_parts * job.total_cost;
-  const size_t from = line * thread / threads, to = line * (thread + 1) / threads;
-  size_t base = 0;
-  for (size_t part = 0; part < job.token_parts; ++part) {
-    const size_t block_first = job.blocks * part / job.token_parts;
-    const size_t block_last = job.blocks * (part + 1) / job.token_parts;
-    for (size_t i = 0; i < job.args->outputs.size(); ++i) {
-      const PackedWeight& weight = packed(job.args->outputs[i]);
-      Part tiles{i, weight.tile_count(), weight.tile_bytes()};
-      if (job.args->gate) tiles.tile_bytes += packed(job.args->outputs[++i]).tile_bytes();
-      const auto tile_at = [&](size_t at) {
-        return at <= base ? 0 : std::min(tiles.tiles, ceil_div(at - base, tiles.tile_bytes));
-      };
-      const size_t first = tile_at(from), last = tile_at(to);
-      if (first < last) multiply_tiles(job, tiles, memory, first, last, block_first, block_last);
-      base += tiles.tiles * tiles.tile_bytes;
+  size_t base = 0, groups_before = 0, thread = 0;
+  for_each_part(job, [&](const Part& part, size_t) {
+    const size_t groups = ceil_div(part.tiles, job.group_tiles);
+    const size_t bytes = part.tiles * part.tile_bytes;
+    for (; thread < threads && line * thread / threads < base + bytes; ++thread) {
+      const size_t at = line * thread / threads - base;
+      first_group[thread] =
+          groups_before + std::min(groups, ceil_div(at, job.group_tiles * part.tile_bytes));
+    }
+    base += bytes;
+    groups_before += groups;
+    return false;
+  });
+  for (; thread <= threads; ++thread) first_group[thread] = groups_before;
+}
+
+// One group of tiles times one super-block of tokens.
+void multiply_group(const Job& job, std::byte* memory, size_t group, size_t super_block) {
+  for_each_part(job, [&](const Part& part, size_t token_part) {
+    const size_t groups = ceil_div(part.tiles, job.group_tiles);
+    if (group >= groups) {
+      group -= groups;
+      return false;
+    }
+    const size_t first = job.blocks * token_part / job.token_parts;
+    const size_t blocks = job.blocks * (token_part + 1) / job.token_parts - first;
+    const size_t begin = first + blocks * super_block / job.super_blocks;
+    const size_t end = first + blocks * (super_block + 1) / job.super_blocks;
+    const size_t tile = group * job.group_tiles;
+    const size_t count = std::min(job.group_tiles, part.tiles - tile);
+    for (size_t block = begin; block < end; ++block) {
+      if (job.args->gate) {
+        store_gated_block(job, memory, tile, count, block);
+      } else {
+        store_block(job, job.args->outputs[part.output], memory, tile, count, block);
+      }
+    }
+    return true;
+  });
+}
+
+// This thread's share of the products, and then what others have not come to yet: a core may be
+// slower than its neighbour, or have been taken away for a while.
+void multiply(const Job& job, std::byte* memory, size_t thread, size_t threads) {
+  constexpr size_t kHelped = 7;  // of many threads, those after it
+  for (size_t i = 0; i < std::min(threads, kHelped + 1); ++i) {
+    const size_t owner = (thread + i) % threads;
+    const size_t first = job.first_group[owner], groups = job.first_group[owner + 1] - first;
+    const size_t units = groups * job.super_blocks;
+    std::atomic<size_t>& next = job.turns[owner].next;
+    if (next.load(std::memory_order_relaxed) >= units) continue;
+    for (size_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
+      multiply_group(job, memory, first + unit % groups, unit / groups);
     }
   }
 }
@@ -253,6 +289,12 @@ Job make_job(const LinearArgs& args, const KernelTable& kernels, size_t threads)
         round_up(args.tokens * token_bytes(static_cast<BlockLayout>(l), job.in_features), 64);
   }
   if (tiles < 4 * threads) job.token_parts = std::min(job.blocks, ceil_div(4 * threads, tiles));
+  // Few tokens take tiles one by one, and small groups leave little to wait for at the end.
+  if (args.tokens < kFewTokens || tiles < 16 * threads) job.group_tiles = 2;
+  if (tiles < 4 * threads) job.group_tiles = 1;
+  const size_t blocks = ceil_div(job.blocks, job.token_parts);
+  const size_t block_bytes = ceil_div(job.packed_bytes, job.blocks);
+  job.super_blocks = ceil_div(blocks, std::max<size_t>(1, kSuperBlockBytes / block_bytes));
   return job;
 }
 
@@ -261,8 +303,14 @@ Job make_job(const LinearArgs& args, const KernelTable& kernels, size_t threads)
 void run_linear(const LinearArgs& args, const KernelTable& kernels, ThreadPool& pool,
                 Scratch& scratch) {
   if (args.tokens == 0 || args.outputs.empty()) return;
-  const Job job = make_job(args, kernels, static_cast<size_t>(pool.threads()));
-  if (pool.threads() == 1 || job.total_cost * args.tokens < kAloneWork) {
+  const auto all_threads = static_cast<size_t>(pool.threads());
+  Job job = make_job(args, kernels, all_threads);
+  const bool alone = all_threads == 1 || job.total_cost * args.tokens < kAloneWork;
+  split_groups(job, alone ? 1 : all_threads, scratch.first_unit.data());
+  for (Turn& turn : scratch.turns) turn.next.store(0, std::memory_order_relaxed);
+  job.first_group = scratch.first_unit.data();
+  job.turns = scratch.turns.data();
+  if (alone) {
     std::byte* memory = scratch.per_thread[0].reserve(job.packed_bytes);
     pack_activations(job, memory, 0, 1);
     multiply(job, memory, 0, 1);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -33,10 +34,21 @@ class GrowingBuffer {
   AlignedBuffer buffer_;
 };
 
+// How far a thread's share of an operation has come: units of it are taken one by one, by itself
+// and, once they have none of their own, by others. On a line of its own, which only helpers touch.
+struct alignas(64) Turn {
+  std::atomic<size_t> next{0};
+};
+
 struct Scratch {
-  explicit Scratch(int threads) : per_thread(static_cast<size_t>(threads)) {}
+  explicit Scratch(int threads)
+      : per_thread(static_cast<size_t>(threads)),
+        first_unit(static_cast<size_t>(threads) + 1),
+        turns(static_cast<size_t>(threads)) {}
   GrowingBuffer shared;
   std::vector<GrowingBuffer> per_thread;
+  std::vector<size_t> first_unit;  // SHAPE: [threads + 1]: where each one's share begins
+  std::vector<Turn> turns;
 
   void reserve_per_thread(size_t bytes) {
     for (GrowingBuffer& buffer : per_thread) buffer.reserve(bytes);
