@@ -17,8 +17,6 @@ constexpr size_t kLayouts = 3;
 constexpr size_t kSuperBlockBytes = 288 * kKiB;
 // Up to this many activation elements every thread packs for itself: cheaper than a barrier.
 constexpr size_t kPrivatePackElements = 8192;
-// Below so many tokens kernels take tiles one by one.
-constexpr size_t kFewTokens = 4;
 // Below this many multiply-adds the caller computes alone: cheaper than waking the gang.
 constexpr size_t kAloneWork = 32 * kKiB;
 
@@ -289,8 +287,7 @@ Job make_job(const LinearArgs& args, const KernelTable& kernels, size_t threads)
         round_up(args.tokens * token_bytes(static_cast<BlockLayout>(l), job.in_features), 64);
   }
   if (tiles < 4 * threads) job.token_parts = std::min(job.blocks, ceil_div(4 * threads, tiles));
-  // Few tokens take tiles one by one, and small groups leave little to wait for at the end.
-  if (args.tokens < kFewTokens || tiles < 16 * threads) job.group_tiles = 2;
+  if (tiles < 16 * threads) job.group_tiles = 2;
   if (tiles < 4 * threads) job.group_tiles = 1;
   const size_t blocks = ceil_div(job.blocks, job.token_parts);
   const size_t block_bytes = ceil_div(job.packed_bytes, job.blocks);
