@@ -58,16 +58,32 @@ async function setSampling(page, values) {
   await page.locator("#sampling summary").click();
 }
 
+// With a slow line while `work` runs: the built-in model says all it has to say before a page has looked twice.
+async function slowly(page, work) {
+  const line = await page.context().newCDPSession(page);
+  const limit = (bytesPerSecond) => line.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: bytesPerSecond, uploadThroughput: -1 });
+  await line.send("Network.enable");
+  await limit(16 * 1024);
+  try {
+    return await work();
+  } finally {
+    await limit(-1);
+    await line.detach();
+  }
+}
+
 // ---- tests; each gets a page of the same browser session
 
 async function chatStreams(page) {
   await setSampling(page, { seed: "1", max_tokens: "160" });
-  await say(page, "Tell me a story about a goat.");
   const lengths = new Set();
-  while (await page.locator(".message.busy, #stop:visible").count()) {
-    lengths.add((await page.locator(".message.assistant .text").last().textContent()).length);
-    await page.waitForTimeout(10);
-  }
+  await slowly(page, async () => {
+    await say(page, "Tell me a story about a goat.");
+    while (await page.locator(".message.busy, #stop:visible").count()) {
+      lengths.add((await page.locator(".message.assistant .text").last().textContent()).length);
+      await page.waitForTimeout(10);
+    }
+  });
   assert.ok([...lengths].filter((length) => length > 0).length >= 3, `a stream grows; lengths seen: ${[...lengths]}`);
   const meta = await metaOf(page);
   assert.match(meta, /first text .*\d+ tokens, [\d,]+\/s/);
@@ -97,10 +113,12 @@ async function editBranches(page) {
 async function stopStops(page) {
   await page.locator("#new-chat").click();
   await setSampling(page, { max_tokens: "1500" });
-  await say(page, "Tell me a long story.");
-  await page.waitForFunction(() => document.querySelector(".message.assistant .text")?.textContent.length > 10, null, { timeout: kPatience });
-  await page.click("#stop");
-  await idle(page);
+  await slowly(page, async () => {
+    await say(page, "Tell me a long story.");
+    await page.waitForFunction(() => document.querySelector(".message.assistant .text")?.textContent.length > 10, null, { timeout: kPatience });
+    await page.click("#stop");
+    await idle(page);
+  });
   assert.match(await metaOf(page), /stopped/);
 }
 
