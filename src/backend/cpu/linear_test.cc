@@ -108,7 +108,7 @@ TEST_P(LinearTest, RowsDoNotDependOnTheirBatch) {
     const auto y = run(*backend, **weight, std::span(x).subspan(t * n, n), 1);
     alone.insert(alone.end(), y.begin(), y.end());
   }
-  for (size_t tokens = 2; tokens <= 33; ++tokens) {
+  for (const size_t tokens : {2, 3, 4, 5, 6, 8, 11, 13, 16, 23, 24, 33}) {
     const auto y = run(*backend, **weight, std::span(x).first(tokens * n), tokens);
     EXPECT_TRUE(same_bits(y, std::span(alone).first(tokens * m))) << tokens;
   }
