@@ -206,26 +206,6 @@ Sampler::Candidate Sampler::last_of_nucleus(std::span<const float> logits) {
   return *first;
 }
 
-namespace {
-
-// visit(id) for every token above `least`, which may rise meanwhile. Groups without any are passed
-// over: a vector compares many at a time.
-template <typename Visit>
-void for_each_above(std::span<const float> logits, const float& least, const Visit& visit) {
-  constexpr size_t kGroup = 32;
-  for (size_t i = 0; i < logits.size(); i += kGroup) {
-    const size_t end = std::min(i + kGroup, logits.size());
-    int larger = 0;
-    for (size_t id = i; id < end; ++id) larger |= logits[id] > least;
-    if (larger == 0) continue;
-    for (size_t id = i; id < end; ++id) {
-      if (logits[id] > least) visit(id);
-    }
-  }
-}
-
-}  // namespace
-
 void Sampler::add_candidate(std::span<const float> logits, size_t id) {
   candidates_.push_back({static_cast<TokenId>(id), logits[id],
                          TokenWeights::weight(logits[id], largest_, params_.temperature)});
@@ -244,7 +224,7 @@ void Sampler::keep_largest(std::span<const float> logits, size_t count) {
     candidates_.resize(count);
     least = candidates_.back().logit;  // later equals come after it
   };
-  for_each_above(logits, least, [&](size_t id) {
+  for_each_above(logits, 0, least, [&](size_t id) {
     add_candidate(logits, id);
     if (candidates_.size() == room) keep_best();
   });
@@ -261,7 +241,7 @@ void Sampler::keep_above_min_p(std::span<const float> logits) {
   const auto lowest = static_cast<float>(largest_ + allowed - slack);
   candidates_.clear();
   candidates_.reserve(logits.size());  // how many there are changes from step to step
-  for_each_above(logits, lowest, [&](size_t id) {
+  for_each_above(logits, 0, lowest, [&](size_t id) {
     add_candidate(logits, id);
     if (candidates_.back().weight < least || candidates_.back().weight == 0) candidates_.pop_back();
   });

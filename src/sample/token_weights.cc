@@ -35,25 +35,11 @@ void weights_of(const float* logits, size_t count, float largest, float scale, f
 
 }  // namespace
 
-// A larger one is rare among a hundred thousand, so groups are asked whether they have one at all:
-// a vector compares many at a time.
 size_t first_largest(std::span<const float> values) {
   size_t best = 0;
   while (std::isnan(values[best]) && best + 1 < values.size()) ++best;
   float largest = values[best];
-  size_t i = best + 1;
-  constexpr size_t kGroup = 32;
-  for (; i + kGroup <= values.size(); i += kGroup) {
-    int larger = 0;
-    for (size_t j = 0; j < kGroup; ++j) larger |= values[i + j] > largest;
-    if (larger == 0) continue;
-    for (size_t j = i; j < i + kGroup; ++j) {
-      if (values[j] > largest) largest = values[best = j];
-    }
-  }
-  for (; i < values.size(); ++i) {
-    if (values[i] > largest) largest = values[best = i];
-  }
+  for_each_above(values, best + 1, largest, [&](size_t id) { largest = values[best = id]; });
   return best;
 }
 

@@ -13,7 +13,30 @@
 
 namespace quipu {
 
-// The index of the first of the largest; what is no number comes after all others.
+// visit(id) for every value from `first` on above `least`, which may rise meanwhile. Large ones are
+// rare among a hundred thousand, so groups are asked whether they have one at all: a vector
+// compares many at a time.
+template <typename Visit>
+void for_each_above(std::span<const float> values, size_t first, const float& least,
+                    const Visit& visit) {
+  constexpr size_t kGroup = 32;
+  const auto visit_group = [&](size_t begin, size_t end) {
+    for (size_t id = begin; id < end; ++id) {
+      if (values[id] > least) visit(id);
+    }
+  };
+  size_t id = first;
+  for (; id + kGroup <= values.size(); id += kGroup) {
+    const float bound = least;
+    int larger = 0;
+    for (size_t i = 0; i < kGroup; ++i) larger |= values[id + i] > bound;
+    if (larger != 0) visit_group(id, id + kGroup);
+  }
+  visit_group(id, values.size());
+}
+
+// The index of the first of the largest; what is no number comes after all others. REQUIRES: one at
+// least.
 size_t first_largest(std::span<const float> values);
 
 class TokenWeights {
